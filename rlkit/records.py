@@ -1,0 +1,71 @@
+"""Where domains and algorithms meet: what was read from files, with the place it was read from.
+
+The ground truth travels inside the record; nothing is ever looked up by text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A place in a file; ``line`` counts from 1 (0: the file as a whole)."""
+
+    path: str
+    line: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}" if self.line else self.path
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a policy is given, and the answer that its completion is measured against.
+
+    Args:
+        key: unique within its split; keys the sampling noise, so that every number of processes
+            sees the same rollouts.
+        text: the rendered prompt, tokenized without adding special tokens.
+        answer: the completion that counts as right; empty where there is none.
+        task: the name of the task that rendered the prompt.
+        context: the domain's own view of the record (for recommendation an ``Interaction``).
+    """
+
+    key: str
+    text: str
+    answer: str
+    source: Source
+    task: str = ""
+    context: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """A prompt with the completion to imitate; the loss counts the completion only."""
+
+    prompt: str
+    completion: str
+    source: Source
+    task: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """A prompt with a better and a worse completion."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """A prompt, one completion, and whether a person liked it."""
+
+    prompt: str
+    completion: str
+    desirable: bool
+    source: Source
