@@ -1,0 +1,89 @@
+"""How to reach into a causal language model, and whether its rows may be packed.
+
+A packed row holds several sequences that a 4-D additive mask keeps apart: the completions of one prompt, or the beams
+of one search. transformers (5.23, ``masking_utils._preprocess_mask_arguments``) uses a 4-D mask *as it is*, in place of
+the mask that each layer would have built, so a model that needs more than "visible or not" is silently wrong:
+``packing_problem`` names those.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from rlkit.errors import ModelError
+
+PACKABLE_ATTENTION = ("sdpa", "eager")
+
+
+def base_model(model: nn.Module) -> nn.Module:
+    """Return the Hugging Face causal LM inside a PEFT wrapper (adapters stay active in its layers), else ``model``.
+
+    Raises:
+        ModelError: the adapter adds virtual tokens outside of the layers; a forward below the wrapper would lose them.
+    """
+    unwrap = getattr(model, "get_base_model", None)
+    if unwrap is None:
+        return model
+    adapter = cast(Any, model).active_peft_config
+    if adapter.is_prompt_learning:
+        kind = str(getattr(adapter.peft_type, "value", adapter.peft_type))
+        raise ModelError(f"adapter: its virtual tokens lie outside of the model, got {kind!r}; use LoRA")
+    return cast(nn.Module, unwrap())
+
+
+def decoder(model: nn.Module) -> nn.Module:
+    """Return the transformer below the output head: token ids in, ``last_hidden_state`` (B, T, D) out."""
+    return cast(nn.Module, cast(Any, base_model(model)).get_decoder())
+
+
+def head(model: nn.Module) -> nn.Module:
+    """Return the output head: states (..., D) in, logits (..., V) out.
+
+    Raises:
+        ModelError: the model has none.
+    """
+    inner = base_model(model)
+    module = cast(Any, inner).get_output_embeddings()
+    if module is None:
+        raise ModelError(f"model: has no output head, got {type(inner).__name__!r}; load it as a causal language model")
+    return cast(nn.Module, module)
+
+
+def additive_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """Turn "query sees key" into what every attention implementation adds to its scores.
+
+    Additive, because a boolean 4-D mask is silently wrong under eager attention (transformers 5.23). Every query must
+    see at least one key, itself where nothing else is left: a row of nothing but minima turns into NaN once a cast to
+    a narrower type makes the minimum ``-inf``.
+
+    Args:
+        visible: (B, Q, K) True where the query sees the key.
+        dtype: of the attention scores: the model's.
+
+    Returns:
+        (B, 1, Q, K), 0 where visible, else the smallest number of ``dtype``.
+    """
+    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+    return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
+
+
+def packing_problem(model: nn.Module) -> str | None:
+    """Return why packed rows would be wrong for this model, None where they are right."""
+    inner = decoder(model)
+    config: Any = inner.config
+    name = type(inner).__name__
+    attention = config._attn_implementation
+    if attention not in PACKABLE_ATTENTION:
+        return f"attention implementation {attention!r} ignores a 4-D additive mask (packable: sdpa, eager)"
+    if "position_ids" not in inspect.signature(inner.forward).parameters:
+        return f"{name} takes no position_ids"
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    if kinds:
+        return f"{name} has layers of type {', '.join(sorted(kinds))}"
+    if getattr(config, "sliding_window", None) is not None:
+        return f"{name} attends within a sliding window of {config.sliding_window}"
+    return None
