@@ -31,7 +31,8 @@ class Settings(BaseModel):
     A component's settings add ``type: Literal["its_name"] = "its_name"``. What the component needs and
     gives is declared once, here, so that a recipe is refused before torch is imported:
     ``consumes`` names record classes or artefact kinds, ``produces`` artefact kinds, ``roles`` the
-    models and scorers that take part (policy, reference, value, reward).
+    models and scorers that take part (policy, reference, value, reward), ``domains`` the domains that a
+    component is made for (none: all).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
@@ -39,6 +40,14 @@ class Settings(BaseModel):
     consumes: ClassVar[tuple[str, ...]] = ()
     produces: ClassVar[tuple[str, ...]] = ()
     roles: ClassVar[tuple[str, ...]] = ()
+    domains: ClassVar[tuple[str, ...]] = ()
+
+    def check(self) -> None:
+        """Read what the settings name (files, folders) without torch, so that ``rlkit validate`` can report it.
+
+        Raises:
+            DataError: every problem found, by file and line.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,91 @@
+"""rlkit's own components, through the hooks that every plugin uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rlkit.component import Component
+from rlkit.config import algorithms, domains, engines, models, quantizers, recommendation_data, rewards, rollouts, stages
+from rlkit.hookspecs import hookimpl
+
+
+@hookimpl
+def register_stages() -> Iterable[Component]:
+    """Return the built-in stages."""
+    return [
+        Component(stages.SemanticIdsStageSettings, "rlkit.recsys.stage:semantic_ids"),
+        Component(stages.TrainStageSettings, "rlkit.stages:train"),
+        Component(stages.EvaluateStageSettings, "rlkit.stages:evaluate"),
+    ]
+
+
+@hookimpl
+def register_algorithms() -> Iterable[Component]:
+    """Return the built-in algorithms."""
+    return [
+        Component(algorithms.SFTSettings, "rlkit.algorithms.sft:sft"),
+        Component(algorithms.GRPOSettings, "rlkit.algorithms.grpo:grpo"),
+    ]
+
+
+@hookimpl
+def register_domains() -> Iterable[Component]:
+    """Return the built-in domains."""
+    return [
+        Component(domains.RecommendationSettings, "rlkit.recsys.domain:RecommendationDomain"),
+        Component(domains.ChatSettings, "rlkit.chat.domain:ChatDomain"),
+    ]
+
+
+@hookimpl
+def register_models() -> Iterable[Component]:
+    """Return the built-in models."""
+    return [Component(models.CausalLMSettings, "rlkit.models.load:load_causal_lm")]
+
+
+@hookimpl
+def register_rewards() -> Iterable[Component]:
+    """Return the built-in rewards."""
+    return [
+        Component(rewards.ItemMatchSettings, "rlkit.recsys.rewards:item_match"),
+        Component(rewards.RankDiscountSettings, "rlkit.recsys.rewards:rank_discount"),
+        Component(rewards.PrefixMatchSettings, "rlkit.recsys.rewards:prefix_match"),
+        Component(rewards.AttributeMatchSettings, "rlkit.recsys.rewards:attribute_match"),
+        Component(rewards.ExactMatchSettings, "rlkit.chat.rewards:exact_match"),
+    ]
+
+
+@hookimpl
+def register_data_formats() -> Iterable[Component]:
+    """Return the built-in readers."""
+    return [
+        Component(recommendation_data.MiniOneRecDataSettings, "rlkit.recsys.data.minionerec:read_minionerec"),
+        Component(recommendation_data.DemoDataSettings, "rlkit.recsys.data.demo:generate_demo"),
+    ]
+
+
+@hookimpl
+def register_quantizers() -> Iterable[Component]:
+    """Return the built-in makers of semantic IDs."""
+    return [
+        Component(quantizers.GivenSettings, "rlkit.recsys.semantic_ids:given_ids"),
+        Component(quantizers.ResidualKMeansSettings, "rlkit.recsys.quantizers.residual_kmeans:residual_kmeans_ids"),
+    ]
+
+
+@hookimpl
+def register_rollouts() -> Iterable[Component]:
+    """Return the built-in ways to complete prompts."""
+    return [
+        Component(rollouts.BeamSettings, "rlkit.policy.sampler:BeamRollout"),
+        Component(rollouts.SampleSettings, "rlkit.policy.sampler:SampleRollout"),
+    ]
+
+
+@hookimpl
+def register_engines() -> Iterable[Component]:
+    """Return the built-in engines."""
+    return [
+        Component(engines.LocalSettings, "rlkit.engines.local:LocalEngine"),
+        Component(engines.DeepSpeedSettings, "rlkit.engines.deepspeed:DeepSpeedEngine"),
+    ]

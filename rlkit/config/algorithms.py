@@ -1,0 +1,118 @@
+"""Settings of the built-in algorithms."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from rlkit.component import Settings, Slot
+
+
+class SFTSettings(Settings):
+    """Supervised fine-tuning: whole sequences where the domain has them (compact template), else completions only."""
+
+    type: Literal["sft"] = "sft"
+    consumes: ClassVar[tuple[str, ...]] = ("Demonstration",)
+    produces: ClassVar[tuple[str, ...]] = ("policy",)
+    roles: ClassVar[tuple[str, ...]] = ("policy",)
+
+    max_tokens: int = Field(512, ge=8)
+    """Longer examples are cut on the left, so that the answer stays."""
+    packing: bool = False
+    """Instruct template: pack several examples into a row (TRL)."""
+
+
+class ReferenceSyncSettings(Settings):
+    """Let the reference follow the policy (TR-DPO, Gorbatovski et al. 2024, arXiv 2404.09656)."""
+
+    mix: float = Field(0.6, gt=0, le=1)
+    """reference <- mix * policy + (1 - mix) * reference."""
+    every_steps: int = Field(512, ge=1)
+    """Optimizer steps between two synchronizations; takes effect where a rollout ends."""
+
+
+class ValidateSettings(Settings):
+    """Looking at the valid split while a policy trains."""
+
+    every_steps: int | None = Field(None, ge=1)
+    """Optimizer steps between two looks; none: ``train.evaluate_every_steps``."""
+    prompts: int = Field(500, ge=1)
+    """How many valid prompts are looked at, the same ones every time."""
+    num_beams: int = Field(50, ge=1)
+    """Recommendation: evaluation beams; wider than the training group, or harm stays unseen."""
+    select_by: str = "ndcg@10"
+    """The best checkpoint is the one with the highest value of this metric (or ``reward``); ``last`` keeps the last."""
+
+
+class PolicySettings(Settings):
+    """What every online algorithm has."""
+
+    consumes: ClassVar[tuple[str, ...]] = ("Prompt",)
+    produces: ClassVar[tuple[str, ...]] = ("policy",)
+    roles: ClassVar[tuple[str, ...]] = ("policy", "reference", "reward")
+
+    rollout: Annotated[Settings, Slot("rollout", "beam")] = Field(default_factory=lambda: _default_rollout())
+    """How completions are made."""
+    rewards: tuple[Annotated[Settings, Slot("reward")], ...] = Field(min_length=1)
+    """The parts of the reward; weighted and added."""
+    group_size: int = Field(16, ge=1)
+    """G: completions per prompt."""
+    rollout_batch_size: int | None = Field(None, ge=1)
+    """Prompts per rollout, over all ranks; none: ``train.batch_size``, so one update per rollout."""
+    updates_epochs: int = Field(1, ge=1)
+    """Passes over each rollout."""
+    kl_coef: float = Field(0.001, ge=0)
+    """Weight of the KL term to the reference; 0: no reference is kept."""
+    kl_estimator: Literal["k1", "k3"] = "k3"
+    """Schulman's estimators of the KL divergence; k3 is GRPO's (arXiv 2402.03300, eq. 4)."""
+    reference_sync: ReferenceSyncSettings | None = None
+    """Let the reference follow the policy; none: it stays the stage's starting model."""
+    entropy_coef: float = Field(0.0, ge=0)
+    """Weight of the entropy bonus."""
+    zero_signal: Literal["keep", "drop", "refill"] = "keep"
+    """Groups whose rewards are all equal: keep them (their KL term still acts), drop them, or replace them by further prompts."""
+    max_refills: int = Field(3, ge=1)
+    """With refill: how many further rollouts are tried before the batch goes on smaller."""
+    exclude_history: bool = False
+    """Recommendation: rollouts leave out items that the user already has."""
+    forward: Literal["auto", "grouped", "dense"] = "auto"
+    """Compute each prompt once per group (grouped) or once per completion (dense); auto: where it pays and is right."""
+    validate_on: ValidateSettings = ValidateSettings()
+    """The look at the valid split."""
+    samples_per_log: int = Field(4, ge=0)
+    """How many rollouts are written to samples.jsonl at each log."""
+
+
+class GRPOSettings(PolicySettings):
+    """Group-relative policy optimization (Shao et al. 2024, arXiv 2402.03300) and its relatives."""
+
+    type: Literal["grpo"] = "grpo"
+
+    group_size: int = Field(16, ge=2)
+    """G: completions per prompt."""
+    loss: Literal["grpo", "dr_grpo", "dapo", "gspo"] = "grpo"
+    """grpo: mean per completion; dr_grpo: constant length (2503.20783); dapo: mean over all tokens (2503.14476); gspo: sequence ratios (2507.18071)."""
+    advantage_scale: Literal["group", "batch", "none"] = "group"
+    """What the centered reward is divided by: the group's standard deviation, the batch's, or nothing."""
+    advantage_baseline: Literal["mean", "leave_one_out"] = "mean"
+    """What is subtracted: the group's mean, or the mean of the others."""
+    clip_low: float = Field(0.2, ge=0, le=0.9)
+    """A probability ratio may fall to 1 - clip_low; .9 lets it fall to 1/10."""
+    clip_high: float = Field(0.2, ge=0, le=9)
+    """A probability ratio may rise to 1 + clip_high; 9 lets it rise to 10."""
+    add_ground_truth: bool = False
+    """Replace the last completion of a group without a hit by the answer. With std-scaled advantages it hurt in trials."""
+
+    @model_validator(mode="after")
+    def _whole_updates(self) -> GRPOSettings:
+        names = [getattr(reward, "type", "") for reward in self.rewards]
+        if "rank_discount" in names and getattr(self.rollout, "type", "beam") != "beam":
+            raise ValueError("rank_discount needs rollout.type beam (a sample has no rank); use prefix_match or change the rollout")
+        return self
+
+
+def _default_rollout() -> Settings:
+    from rlkit.config.rollouts import BeamSettings
+
+    return BeamSettings()
