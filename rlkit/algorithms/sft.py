@@ -1,0 +1,218 @@
+"""Supervised fine-tuning.
+
+Two paths, by what the domain offers. Whole sequences (compact template): a plain Trainer that predicts every position
+of a user's sequence in one pass, with log-probs normalized over the constraint's allowed tokens. Demonstrations
+(instruct template, chat): TRL's ``SFTTrainer``, with the loss on the completion alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+from transformers import EarlyStoppingCallback, TrainingArguments
+
+from rlkit.config.algorithms import SFTSettings
+from rlkit.config.train import TrainSettings
+from rlkit.job import Job
+from rlkit.models.attention import decoder
+from rlkit.models.constraint import Constraint
+from rlkit.models.load import LoadedModel, add_dropout, make_trainable
+from rlkit.models.wrapped import WrappedModel, WrappedTrainer, global_sum
+from rlkit.policy.token_logprobs import token_logprobs
+from rlkit.records import Demonstration
+from rlkit.training import batch_plan
+
+IGNORE = -100
+
+
+def sequence_loss(logprobs: Tensor, num_tokens: Tensor) -> Tensor:
+    """Return the negative log-likelihood per predicted token.
+
+    Args:
+        logprobs: (N,) of the tokens to predict; carries gradients.
+        num_tokens: () predicted tokens of the whole global batch; add the results of micro-batches and ranks.
+    """
+    return -logprobs.sum() / num_tokens
+
+
+class SequenceModel(WrappedModel):
+    """A language model that returns the log-probs of the labels.
+
+    Args:
+        lm: the language model.
+        constraint: normalize over the allowed tokens of this tree; None: over the vocabulary.
+    """
+
+    def __init__(self, lm: Any, constraint: Constraint | None) -> None:
+        super().__init__(lm)
+        self.constraint = constraint
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, nodes: Tensor) -> Tensor:
+        """Return (N,) log-probs of the labels that count; all inputs are (B, T), ``nodes`` stand before each token."""
+        hidden = decoder(self.lm)(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)[0]  # (B, T, D)
+        counted = labels[:, 1:] != IGNORE
+        return token_logprobs(
+            self.lm, hidden[:, :-1][counted], labels[:, 1:][counted], nodes[:, 1:][counted], constraint=self.constraint
+        ).logprobs
+
+
+class GlobalBatches(Sampler):
+    """This rank's micro-batches of ``(epoch, index)``: the same global batches on any number of ranks.
+
+    An epoch is a permutation drawn from (seed, epoch), cut into whole global batches; the rest of it waits for
+    another epoch. ``batch_sampler`` points to itself because that is where the Trainer looks for ``set_epoch``.
+    """
+
+    def __init__(self, size: int, *, batch_size: int, micro_batch_size: int, rank: int, processes: int, seed: int) -> None:
+        self.size, self.seed, self.epoch = size, seed, 0
+        self.batch_size = min(batch_size, size) if processes == 1 else batch_size
+        self.micro, self.rank, self.share = micro_batch_size, rank, self.batch_size // processes
+        self.batch_sampler = self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the permutation."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return max(self.size // self.batch_size, 1) * math.ceil(self.share / self.micro)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.size)
+        order = np.resize(order, max(self.size // self.batch_size, 1) * self.batch_size)
+        for start in range(self.rank * self.share, len(order), self.batch_size):
+            for first in range(start, start + self.share, self.micro):
+                last = min(first + self.micro, start + self.share)
+                yield [(self.epoch, int(index)) for index in order[first:last]]
+
+
+class SequenceTrainer(WrappedTrainer):
+    """Trains a ``SequenceModel``; evaluates the mean loss per valid target."""
+
+    def __init__(self, *args: Any, batches: GlobalBatches, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.batches = batches
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Return this rank's micro-batches; our own sampler already shards."""
+        return DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator)
+
+    def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> tuple[list, Any]:
+        """Return the step's micro-batches and how many tokens the whole global batch predicts."""
+        batches = [next(epoch_iterator) for _ in range(num_batches)]
+        count = sum(float((batch["labels"][:, 1:] != IGNORE).sum()) for batch in batches)
+        return batches, global_sum(torch.tensor(count, device=device))
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Return the scaled loss of one micro-batch."""
+        return sequence_loss(model(**inputs), num_items_in_batch) * self.args.world_size
+
+    @torch.no_grad()
+    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """Return the mean loss per target of the valid rows, each rank taking its share of them."""
+        self.model.eval()
+        mine = range(self.args.process_index, len(self.eval_dataset), self.args.world_size)  # type: ignore[arg-type]
+        total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        size = 256
+        for start in range(0, len(mine), size):
+            batch = self.data_collator([self.eval_dataset[index] for index in mine[start : start + size]])
+            logprobs = self.model(**self._prepare_inputs(batch))
+            total += torch.stack([-logprobs.double().sum(), torch.tensor(float(len(logprobs)), device=total.device).double()])
+        loss, count = global_sum(total).tolist()
+        metrics = {f"{metric_key_prefix}_loss": loss / count}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def sft(job: Job) -> Any:
+    """Build the trainer of an SFT stage: on whole sequences where the domain has them, else on demonstrations."""
+    loaded = job.load_model()
+    sequences = job.domain.train_sequences()
+    if sequences is None:
+        return _demonstration_trainer(job, loaded)
+    add_dropout(loaded.model, job.recipe.model.dropout)
+    return _sequence_trainer(job, loaded, sequences)
+
+
+def _sequence_trainer(job: Job, loaded: LoadedModel, sequences: Any) -> SequenceTrainer:
+    train: TrainSettings = job.settings.train
+    plan = batch_plan(train, job.processes)
+    batches = GlobalBatches(
+        len(sequences),
+        batch_size=plan.batch_size,
+        micro_batch_size=plan.micro_batch_size,
+        rank=job.rank,
+        processes=job.processes,
+        seed=job.seed,
+    )
+    constraint = job.domain.constraint if job.domain.normalization == "children" else None
+    trainable = make_trainable(loaded, job.recipe.model)
+    return SequenceTrainer(
+        SequenceModel(trainable, constraint),
+        TrainingArguments(**job.training_arguments(_steps(train, len(sequences))), **_keep_best(train)),
+        batches=batches,
+        train_dataset=sequences,
+        eval_dataset=job.domain.valid_sequences(),
+        data_collator=sequences.collate,
+        processing_class=loaded.tokenizer,
+        callbacks=[*job.callbacks(), *_early_stopping(train)],
+    )
+
+
+def _demonstration_trainer(job: Job, loaded: LoadedModel) -> Any:
+    from trl import SFTConfig, SFTTrainer
+
+    settings: SFTSettings = job.settings.algorithm
+    train: TrainSettings = job.settings.train
+    data = {split: _tokenized(job.domain.demonstrations(split), loaded, settings.max_tokens) for split in ("train", "valid")}
+    arguments = job.training_arguments(_steps(train, len(data["train"]))) | _keep_best(train)
+    config = SFTConfig(
+        **arguments,
+        max_length=settings.max_tokens,
+        packing=settings.packing,
+        dataset_kwargs={"skip_prepare_dataset": not settings.packing},
+    )
+    return SFTTrainer(
+        model=make_trainable(loaded, job.recipe.model),
+        args=config,
+        train_dataset=data["train"],
+        eval_dataset=data["valid"],
+        processing_class=loaded.tokenizer,
+        callbacks=[*job.callbacks(), *_early_stopping(train)],
+    )
+
+
+def _tokenized(rows: Sequence[Demonstration], loaded: LoadedModel, max_tokens: int) -> datasets.Dataset:
+    """Tokenize as sampling does, prompt and completion apart, so that training sees the tokens that decoding continues."""
+    tokenize = partial(loaded.tokenizer, add_special_tokens=False)
+    prompts = tokenize([row.prompt for row in rows]).input_ids
+    completions = tokenize([row.completion for row in rows]).input_ids
+    columns: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
+    for prompt, completion in zip(prompts, completions):
+        answer = [*completion, loaded.tokenizer.eos_token_id]
+        prompt = prompt[-max(max_tokens - len(answer), 0) :] if len(answer) < max_tokens else []
+        columns["input_ids"].append([*prompt, *answer][-max_tokens:])
+        columns["labels"].append([*[IGNORE] * len(prompt), *answer][-max_tokens:])
+    return datasets.Dataset.from_dict(columns)
+
+
+def _steps(train: TrainSettings, rows: int) -> int:
+    return train.max_steps or max(1, math.ceil(train.epochs * (rows // train.batch_size)))
+
+
+def _keep_best(train: TrainSettings) -> dict[str, Any]:
+    return {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False}
+
+
+def _early_stopping(train: TrainSettings) -> list[EarlyStoppingCallback]:
+    return [EarlyStoppingCallback(train.early_stopping_patience)] if train.early_stopping_patience else []

@@ -1,0 +1,30 @@
+"""Settings of the built-in makers of semantic IDs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from rlkit.component import Settings
+
+
+class GivenSettings(Settings):
+    """The semantic IDs that the data brings along."""
+
+    type: Literal["given"] = "given"
+
+
+class ResidualKMeansSettings(Settings):
+    """Residual k-means over item texts and train transitions; every item gets a semantic ID of its own."""
+
+    type: Literal["residual_kmeans"] = "residual_kmeans"
+
+    levels: int = Field(3, ge=1, le=7)
+    """L, tokens of a semantic ID; items that no free code can tell apart get one more."""
+    codebook_size: int = Field(256, ge=2, le=65_536)
+    """M, codes per level; fewer are used where there are fewer distinct vectors."""
+    text_dimensions: int = Field(64, ge=0, le=4096)
+    """Dimensions of TF-IDF and truncated SVD over titles; 0 leaves the texts out."""
+    transition_dimensions: int = Field(64, ge=0, le=4096)
+    """Dimensions of PPMI and truncated SVD over train transitions; 0 leaves them out."""

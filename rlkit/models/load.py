@@ -1,0 +1,146 @@
+"""Create a preset, or load a Hugging Face causal language model, with its tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen2ForCausalLM,
+    set_seed,
+)
+
+from rlkit.config.models import AdapterSettings, CausalLMSettings
+from rlkit.errors import ModelError
+from rlkit.models.presets import preset_config
+from rlkit.models.tokenizer import CHAT_TEMPLATE, add_tokens, byte_tokenizer, train_only_rows
+
+
+class LoadedModel(NamedTuple):
+    """A causal language model, its tokenizer, and the ids of the tokens that the domain added."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    new_token_ids: list[int]
+
+
+def load_causal_lm(
+    settings: CausalLMSettings, *, path: Path | None = None, new_tokens: Sequence[str] = (), seed: int = 0
+) -> LoadedModel:
+    """Create or load a model and give the domain's tokens rows in it.
+
+    Args:
+        settings: the recipe's model.
+        path: the model of an earlier stage; wins over the settings' path and preset.
+        new_tokens: tokens that the tokenizer must hold, each as one id.
+        seed: of the weights of a preset and of new rows.
+
+    Raises:
+        ModelError: nothing loadable lies at the path.
+    """
+    source = path or settings.path
+    if source is None:
+        return _create(settings, new_tokens, seed)
+    model, tokenizer = _load(str(source), settings)
+    return LoadedModel(model, tokenizer, add_tokens(model, tokenizer, new_tokens, seed=seed))
+
+
+def _create(settings: CausalLMSettings, new_tokens: Sequence[str], seed: int) -> LoadedModel:
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(list(new_tokens))
+    set_seed(seed)
+    config = preset_config(settings, tokenizer)
+    config._attn_implementation = settings.attention
+    model = Qwen2ForCausalLM(config).to(_dtype(settings) if settings.dtype != "auto" else torch.float32)
+    model.generation_config.update(pad_token_id=tokenizer.pad_token_id)
+    return LoadedModel(model, tokenizer, tokenizer.convert_tokens_to_ids(list(new_tokens)))
+
+
+def _load(source: str, settings: CausalLMSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
+        raise ModelError(f"model.path: no config.json in {source!r}; name the folder of a Hugging Face model")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=settings.trust_remote_code)
+        model = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype="auto" if settings.dtype == "auto" else _dtype(settings),
+            attn_implementation=settings.attention,
+            trust_remote_code=settings.trust_remote_code,
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"model.path: cannot load {source!r}: {reason}; name a folder or hub id of a causal language model") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = CHAT_TEMPLATE
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return model, tokenizer
+
+
+def _dtype(settings: CausalLMSettings) -> torch.dtype:
+    return getattr(torch, settings.dtype)
+
+
+def make_trainable(loaded: LoadedModel, settings: CausalLMSettings) -> Any:
+    """Choose what is trained: everything, a LoRA adapter with the new rows, or the new rows alone.
+
+    Returns:
+        The model, or the PEFT model around it.
+    """
+    if settings.freeze_backbone:
+        if not loaded.new_token_ids:
+            raise ModelError("model.freeze_backbone: the domain added no tokens, so nothing would be trained; set it to false")
+        train_only_rows(loaded.model, loaded.new_token_ids)
+    if settings.adapter is None:
+        return loaded.model
+    return _with_adapter(loaded, settings.adapter)
+
+
+def _with_adapter(loaded: LoadedModel, adapter: AdapterSettings) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    targets = adapter.target_modules
+    config = LoraConfig(
+        r=adapter.rank,
+        lora_alpha=adapter.alpha,
+        lora_dropout=adapter.dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        task_type="CAUSAL_LM",
+        trainable_token_indices=loaded.new_token_ids or None,
+    )
+    return get_peft_model(loaded.model, config)
+
+
+def merged(model: Any) -> PreTrainedModel:
+    """Return the plain model, with an adapter merged into its weights."""
+    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+
+
+def add_dropout(model: PreTrainedModel, probability: float) -> None:
+    """Apply dropout to the embeddings and to what attention and feed-forward layers add, in training mode only.
+
+    Qwen2 has attention dropout alone; small models trained from scratch on little data need more. Hooks leave
+    weights and saved files as they are.
+    """
+    if probability == 0:
+        return
+
+    def drop(module: nn.Module, _inputs: Any, output: Any) -> Any:
+        if not module.training:
+            return output
+        first = output[0] if isinstance(output, tuple) else output
+        dropped = nn.functional.dropout(first, probability)
+        return (dropped, *output[1:]) if isinstance(output, tuple) else dropped
+
+    model.get_input_embeddings().register_forward_hook(drop)
+    for layer in model.get_decoder().layers:
+        layer.self_attn.register_forward_hook(drop)
+        layer.mlp.register_forward_hook(drop)

@@ -1,0 +1,67 @@
+"""Progress of a stage: a bar with the time left on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+SHOWN = ("loss", "eval_loss", "reward", "eval_hit_rate@10", "eval_ndcg@10", "eval_reward", "kl", "zero_signal")
+PLAIN_EVERY_SECONDS = 10.0
+
+
+class StageProgress:
+    """Shows how far a stage is.
+
+    Args:
+        stage: its name.
+        total: steps in all.
+        done: steps that an earlier call already did.
+    """
+
+    def __init__(self, stage: str, total: int, done: int = 0, unit: str = "step") -> None:
+        self.stage, self.total, self.unit = stage, total, unit
+        self.first, self.started, self.printed = done, time.monotonic(), 0.0
+        self.latest: dict[str, float] = {}
+        self.bar: Progress | None = None
+        if sys.stderr.isatty():
+            self.bar = Progress(
+                TextColumn("[bold]{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[metrics]}"),
+                console=Console(stderr=True),
+            )
+            self.task = self.bar.add_task(stage, total=total, completed=done, metrics="")
+            self.bar.start()
+
+    def advance(self, step: int) -> None:
+        """Move to a step."""
+        if self.bar:
+            self.bar.update(self.task, completed=step)
+
+    def show(self, step: int, metrics: dict[str, float]) -> None:
+        """Show the latest metrics, the newest value of each."""
+        self.latest |= {name: metrics[name] for name in SHOWN if isinstance(metrics.get(name), int | float)}
+        text = "  ".join(f"{name.removeprefix('eval_') if name != 'eval_loss' else 'valid loss'} {value:.4g}" for name, value in self.latest.items())
+        if self.bar:
+            self.bar.update(self.task, completed=step, metrics=text)
+        elif time.monotonic() - self.printed > PLAIN_EVERY_SECONDS or step >= self.total:
+            self.printed = time.monotonic()
+            print(f"{self.stage}: {self.unit} {step}/{self.total}, {self._left(step)} left  {text}", file=sys.stderr, flush=True)
+
+    def _left(self, step: int) -> str:
+        done = step - self.first
+        seconds = (time.monotonic() - self.started) / done * (self.total - step) if done else 0.0
+        return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+    def close(self) -> None:
+        """End the display."""
+        if self.bar:
+            self.bar.stop()
+            self.bar = None

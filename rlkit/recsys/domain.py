@@ -1,0 +1,200 @@
+"""The recommendation domain: files to records, semantic IDs to a constraint, rankings to metrics.
+
+It is made in three steps, each needing the one before: from settings (data), with a SID table (``use``), and with a
+tokenizer (``bind``: the trie and the prompts).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from rlkit.config.domains import RecommendationSettings
+from rlkit.errors import ModelError
+from rlkit.plugins import Registry
+from rlkit.recsys.data.catalog import Interaction, RecommendationData, user_sequences
+from rlkit.recsys.prompts import Template, render_history
+from rlkit.recsys.semantic_ids import SemanticIds
+from rlkit.recsys.sequences import ItemTokens, TargetSequences, TrainSequences
+from rlkit.recsys.trie import Trie
+from rlkit.records import Demonstration, Prompt
+
+SEMANTIC_IDS_FILE = "semantic_ids.json"
+
+
+class RecommendationDomain:
+    """Everything that is known about one catalog and its users.
+
+    Args:
+        settings: the recipe's domain.
+        registry: where data formats and quantizers are found.
+        seed: of generated semantic IDs and of augmentation.
+        template: how prompts look (``auto`` is resolved by the caller, who knows the model).
+    """
+
+    def __init__(self, settings: RecommendationSettings, registry: Registry, seed: int, template: Template) -> None:
+        self.settings, self.registry, self.seed, self.template = settings, registry, seed, template
+        self.semantic_ids: SemanticIds | None = None
+        self.trie: Trie | None = None
+
+    # ---- data and semantic IDs
+
+    @cached_property
+    def data(self) -> RecommendationData:
+        """Read, or generate, the data."""
+        component = self.registry.get("data_format", self.settings.data.type)  # type: ignore[attr-defined]
+        return component.load()(self.settings.data)
+
+    def make_semantic_ids(self) -> SemanticIds:
+        """Read the given semantic IDs, or make them, as the settings say."""
+        settings = self.settings.semantic_ids
+        name = settings.type if settings else "given" if self.data.semantic_ids else "residual_kmeans"  # type: ignore[attr-defined]
+        component = self.registry.get("quantizer", name)
+        made = component.load()(self.data, settings or component.settings(), self.seed)
+        return made.with_normalization(self.settings.normalization)
+
+    def use(self, semantic_ids: SemanticIds) -> None:
+        """Take a SID table.
+
+        Raises:
+            ModelError: it was made for a catalog of another size.
+        """
+        if len(semantic_ids.tokens) != len(self.data.items):
+            raise ModelError(
+                f"semantic IDs: made for {len(semantic_ids.tokens)} items, but the catalog has {len(self.data.items)}; "
+                "use the data that the model was trained on"
+            )
+        self.semantic_ids = semantic_ids
+
+    @property
+    def ids(self) -> SemanticIds:
+        """Return the SID table in use."""
+        assert self.semantic_ids is not None, "use() comes before this"
+        return self.semantic_ids
+
+    @property
+    def new_tokens(self) -> list[str]:
+        """Return the tokens that a tokenizer must hold."""
+        return list(self.ids.vocabulary())
+
+    @property
+    def normalization(self) -> Any:
+        """Return how log-probs are normalized, as the SID table records it."""
+        return self.ids.normalization
+
+    # ---- tokenizer and constraint
+
+    def bind(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Build the trie for a tokenizer; prompts can be rendered from here on.
+
+        Raises:
+            ModelError: a SID token is not exactly one token of the tokenizer.
+        """
+        self.tokenizer = tokenizer
+        self.trie = Trie.from_semantic_ids(self.ids, tokenizer)
+        self.sid_texts = ["".join(tokens) for tokens in self.ids.distinct]
+        self.begin = tokenizer.bos_token or ""
+
+    @property
+    def constraint(self) -> Trie:
+        """Return the tree of valid completions."""
+        assert self.trie is not None, "bind() comes before this"
+        return self.trie
+
+    def sid(self, item: int) -> str:
+        """Return an item's semantic ID as text."""
+        return self.sid_texts[self.ids.sid_of_item[item]]
+
+    # ---- records
+
+    def prompt(self, row: Interaction, key: str, task: str = "sid_history_to_sid") -> Prompt:
+        """Render one event; the target goes into ``answer`` and nowhere else."""
+        history = row.history[-self.settings.max_history :]
+        text = render_history(self.template, [self.sid(item) for item in history], self.begin)
+        return Prompt(key=key, text=text, answer=self.sid(row.target), source=row.source, task=task, context=row)
+
+    def prompts(self, split: str, limit: int | None = None) -> list[Prompt]:
+        """Render a split in its order; ``limit`` takes a seeded sample of that size, still in order."""
+        rows = self.data.splits[split]
+        chosen: Sequence[int] = range(len(rows))
+        if limit is not None and limit < len(rows):
+            chosen = sorted(np.random.default_rng(self.seed).choice(len(rows), limit, replace=False).tolist())
+        return [self.prompt(rows[index], f"{split}-{index}") for index in chosen]
+
+    def demonstrations(self, split: str) -> list[Demonstration]:
+        """Render a split for the instruct template, each task by its weight."""
+        prompts = self.prompts(split)
+        result = []
+        for task in self.settings.tasks:
+            whole, share = divmod(task.weight, 1)
+            chosen = np.random.default_rng(self.seed).random(len(prompts)) < share
+            for prompt, extra in zip(prompts, chosen):
+                copies = int(whole) + int(extra)
+                result += [Demonstration(prompt.text, prompt.answer, prompt.source, task.name)] * copies
+        return result
+
+    def train_sequences(self) -> TrainSequences | None:
+        """Return whole user sequences for the compact template; None: the template has none."""
+        if self.template != "compact":
+            return None
+        sequences = [items for _, items in user_sequences(self.data.splits["train"])]
+        return TrainSequences(
+            sequences, self.item_tokens, self.settings.augment, window=self.settings.window, seed=self.seed
+        )
+
+    def valid_sequences(self) -> TargetSequences:
+        """Return the valid rows, with the loss on the target alone."""
+        rows = [(row.history[-self.settings.max_history :], row.target) for row in self.data.splits["valid"]]
+        return TargetSequences(rows, self.item_tokens)
+
+    @cached_property
+    def item_tokens(self) -> ItemTokens:
+        """Return the token ids and trie nodes of every item."""
+        tokens = self.sid_token_ids
+        nodes = self.constraint.walk(tokens)[:, :-1]
+        lengths = self.sid_lengths
+        sids = self.ids.sid_of_item
+        begin = self.tokenizer(self.begin, add_special_tokens=False).input_ids if self.begin else []
+        return ItemTokens(
+            [tokens[sid, : lengths[sid]].tolist() for sid in sids],
+            [nodes[sid, : lengths[sid]].tolist() for sid in sids],
+            begin,
+        )
+
+    @cached_property
+    def sid_lengths(self) -> np.ndarray:
+        """Return (S,) the number of tokens of each distinct completion."""
+        return np.asarray([len(row) for row in self._completions])
+
+    @cached_property
+    def sid_token_ids(self) -> Tensor:
+        """Return (S, C) the tokens of each distinct completion, padded with 0."""
+        width = max(len(row) for row in self._completions)
+        return torch.tensor([row + [0] * (width - len(row)) for row in self._completions])
+
+    @cached_property
+    def _completions(self) -> list[list[int]]:
+        end = [self.tokenizer.eos_token_id] if self.constraint.has_end_token else []
+        convert = self.tokenizer.convert_tokens_to_ids
+        return [convert(list(tokens)) + end for tokens in self.ids.distinct]
+
+    # ---- filters and files
+
+    def alive(self, prompts: Sequence[Prompt], exclude_history: bool) -> Tensor | None:
+        """Return which trie nodes each prompt may use, (B, nodes), or None where all may be used."""
+        if not exclude_history:
+            return None
+        sids = self.ids.sid_of_item
+        banned = [sorted({int(sids[item]) for item in prompt.context.history}) for prompt in prompts]
+        return self.constraint.allowed_nodes(len(prompts), banned=banned, allowed=None)
+
+    def save(self, folder: Path) -> None:
+        """Write what a model of this domain needs beside it."""
+        self.ids.save(folder / SEMANTIC_IDS_FILE)

@@ -1,0 +1,132 @@
+"""Compact training data: whole user sequences, augmented anew in every epoch.
+
+Sequence i of epoch e depends on (seed, e, i) alone, so that resuming and any number of processes see the same data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from rlkit.config.domains import AugmentSettings
+
+IGNORE = -100
+DROP_PROBABILITY = 0.2
+"""How likely an item goes, in a sequence that item dropout chose."""
+
+
+class ItemTokens:
+    """The tokens of every item, and the trie node before each of them.
+
+    Args:
+        tokens: per item its completion's token ids.
+        nodes: per item the node before each token.
+        begin: token ids that open every sequence.
+    """
+
+    def __init__(self, tokens: Sequence[Sequence[int]], nodes: Sequence[Sequence[int]], begin: Sequence[int]) -> None:
+        self.tokens = [np.asarray(row, dtype=np.int64) for row in tokens]
+        self.nodes = [np.asarray(row, dtype=np.int64) for row in nodes]
+        self.begin = np.asarray(begin, dtype=np.int64)
+
+    def encode(self, items: Sequence[int], predict_from: int = 0) -> dict[str, np.ndarray]:
+        """Return ``input_ids``, ``labels`` and ``nodes`` (T,) of a sequence; items before ``predict_from`` carry no loss."""
+        ids = np.concatenate([self.begin, *(self.tokens[item] for item in items)])
+        silent = len(self.begin) + sum(len(self.tokens[item]) for item in items[:predict_from])
+        labels = ids.copy()
+        labels[:silent] = IGNORE
+        nodes = np.concatenate([np.zeros_like(self.begin), *(self.nodes[item] for item in items)])
+        return {"input_ids": ids, "labels": labels, "nodes": nodes}
+
+
+def windows(sequences: Sequence[Sequence[int]], size: int) -> list[np.ndarray]:
+    """Cut sequences into windows of at most ``size`` items that overlap by half, the last one flush with the end."""
+    result = []
+    for sequence in sequences:
+        last = max(len(sequence) - size, 0)
+        starts = [*range(0, last, max(size // 2, 1)), last]
+        result += [np.asarray(sequence[start : start + size]) for start in starts]
+    return result
+
+
+class Transitions:
+    """Item-to-item transitions of the train sequences, for random walks."""
+
+    def __init__(self, sequences: Sequence[Sequence[int]], num_items: int) -> None:
+        pairs = np.concatenate([np.stack([s[:-1], s[1:]], 1) for s in map(np.asarray, sequences) if len(s) > 1])
+        order = np.argsort(pairs[:, 0], kind="stable")
+        self.next = pairs[order, 1]
+        self.offsets = np.searchsorted(pairs[order, 0], np.arange(num_items + 1))
+        self.starts = pairs[:, 0]
+
+    def walk(self, length: int, random: np.random.Generator) -> np.ndarray:
+        """Draw a start and follow transitions by their frequency, until ``length`` items or an item without any."""
+        item = int(random.choice(self.starts))
+        items = [item]
+        while len(items) < length and self.offsets[item] < self.offsets[item + 1]:
+            item = int(self.next[random.integers(self.offsets[item], self.offsets[item + 1])])
+            items.append(item)
+        return np.asarray(items)
+
+
+def collate(rows: Sequence[dict[str, np.ndarray]]) -> dict[str, Any]:
+    """Pad on the right: ``input_ids``, ``attention_mask``, ``labels``, ``nodes``, all (B, T)."""
+    width = max(len(row["input_ids"]) for row in rows)
+    fill = {"input_ids": 0, "labels": IGNORE, "nodes": 0}  # any id serves as padding under the attention mask
+    batch = {
+        key: torch.from_numpy(np.stack([np.pad(row[key], (0, width - len(row[key])), constant_values=value) for row in rows]))
+        for key, value in fill.items()
+    }
+    lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+    batch["attention_mask"] = (torch.arange(width) < lengths[:, None]).long()
+    return batch
+
+
+class TrainSequences(Dataset):
+    """User sequences and random walks, with every position to be predicted."""
+
+    collate = staticmethod(collate)
+
+
+    def __init__(
+        self, sequences: Sequence[Sequence[int]], items: ItemTokens, augment: AugmentSettings, *, window: int, seed: int
+    ) -> None:
+        self.items, self.augment, self.seed = items, augment, seed
+        self.windows = windows(sequences, window)
+        self.transitions = Transitions(sequences, len(items.tokens)) if augment.walks else None
+
+    def __len__(self) -> int:
+        return len(self.windows) + self.augment.walks
+
+    def __getitem__(self, place: tuple[int, int]) -> dict[str, np.ndarray]:
+        """Return sequence ``index`` as ``(epoch, index)`` draws it."""
+        epoch, index = place
+        random = np.random.default_rng((self.seed, epoch, index))
+        if index >= len(self.windows):
+            assert self.transitions is not None
+            return self.items.encode(self.transitions.walk(self.augment.walk_length, random))
+        sequence = self.windows[index]
+        if random.random() < self.augment.item_dropout:
+            kept = sequence[random.random(len(sequence)) >= DROP_PROBABILITY]
+            sequence = kept if len(kept) > 1 else sequence
+        if random.random() < self.augment.reverse:
+            sequence = sequence[::-1]
+        return self.items.encode(sequence)
+
+
+class TargetSequences(Dataset):
+    """Rows of (history, target) with the loss on the target alone: what valid loss is measured on."""
+
+    def __init__(self, rows: Sequence[tuple[Sequence[int], int]], items: ItemTokens) -> None:
+        self.rows, self.items = rows, items
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        history, target = self.rows[index]
+        return self.items.encode([*history, target], predict_from=len(history))

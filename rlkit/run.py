@@ -1,0 +1,154 @@
+"""A recipe becomes a run directory: stages in order, finished ones skipped, interrupted ones continued."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rlkit.errors import RunError, did_you_mean
+from rlkit.events import event_manager
+from rlkit.job import Job
+from rlkit.plugins import Registry, load_plugins
+from rlkit.recipe import LoadedRecipe, Recipe, load_recipe, resolved_yaml
+from rlkit.run_directory import RunDirectory, content_hash
+
+logger = logging.getLogger("rlkit")
+
+
+def run(
+    loaded: LoadedRecipe, out: Path, *, from_stage: str | None = None, until_stage: str | None = None, fresh: bool = False
+) -> Path:
+    """Run a recipe's stages.
+
+    Args:
+        loaded: the recipe.
+        out: the run directory; what is finished in it for the same inputs is skipped.
+        from_stage: redo this stage and all after it.
+        until_stage: stop after this stage.
+        fresh: delete what an earlier call made.
+
+    Raises:
+        RunError: the directory holds stages with other inputs, or a stage's name is wrong.
+    """
+    recipe, registry = loaded.recipe, load_plugins()
+    names = list(recipe.stages)
+    for flag, name in (("--from", from_stage), ("--until", until_stage)):
+        if name is not None and name not in names:
+            raise RunError(f"{flag}: no stage is called {name!r}{did_you_mean(name, names)}")
+    directory = RunDirectory(out)
+    if fresh and directory.manifest_path.is_file():
+        shutil.rmtree(out)
+    for name in names[names.index(from_stage) :] if from_stage else ():
+        directory.remove(name)
+    inputs = stage_inputs(recipe, registry, directory)
+    done = {name for name in names if directory.finished(name, inputs[name])}
+    directory.open(resolved_yaml(recipe), recipe.seed, registry.packages())
+    _log_to(directory)
+    with _events(recipe, registry, directory):
+        for name in names[: names.index(until_stage) + 1 if until_stage else None]:
+            if name in done:
+                _say(f"{name}: finished before, skipped")
+            else:
+                _run_stage(Job(recipe, registry, directory, name), inputs[name])
+    return out
+
+
+@contextmanager
+def _events(recipe: Recipe, registry: Registry, directory: RunDirectory) -> Iterator[None]:
+    """Fire ``on_run_start`` and, always, ``on_run_end`` for the callbacks that the recipe lists."""
+    hook = event_manager(recipe, registry).hook
+    hook.on_run_start(recipe=recipe, run_dir=directory.path)
+    try:
+        yield
+    except BaseException as error:
+        hook.on_run_end(run_dir=directory.path, error=error)
+        raise
+    hook.on_run_end(run_dir=directory.path, error=None)
+
+
+def _run_stage(job: Job, inputs: str) -> None:
+    _say(f"{job.stage}: starts")
+    job.folder.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    trains = "policy" in job.settings.produces
+    artefacts = job.engine.launch(job.run.path, job.stage) if trains and job.engine.needs_workers else execute(job)
+    seconds = time.monotonic() - started
+    job.run.finish(job.stage, inputs, artefacts, seconds)
+    _say(f"{job.stage}: finished in {int(seconds) // 60}:{int(seconds) % 60:02d}")
+
+
+def execute(job: Job) -> dict[str, Any]:
+    """Run one stage in this process; returns its artefacts."""
+    job.engine.prepare()
+    return job.registry.get("stage", job.settings.type).load()(job)
+
+
+def execute_in_worker(run_dir: Path, stage: str) -> dict[str, Any]:
+    """Run one stage on one rank of several; the recipe is the run directory's."""
+    loaded = load_recipe(run_dir / "recipe.yaml")
+    return execute(Job(loaded.recipe, load_plugins(), RunDirectory(run_dir), stage))
+
+
+def stage_inputs(recipe: Recipe, registry: Registry, directory: RunDirectory) -> dict[str, str]:
+    """Return a hash of everything that each stage's result depends on; the engine is not among it."""
+    names = list(recipe.stages)
+    shared = Job(recipe, registry, directory, names[0]).domain.inputs()
+    chain = content_hash(
+        recipe.seed, recipe.model.model_dump(mode="json"), recipe.domain.model_dump(mode="json"), shared, _model_files(recipe)
+    )
+    result = {}
+    for name in names:
+        chain = result[name] = content_hash(chain, name, recipe.stages[name].model_dump(mode="json"))
+    return result
+
+
+def _model_files(recipe: Recipe) -> list[tuple[str, int, int]]:
+    path = getattr(recipe.model, "path", None)
+    if not path or not Path(path).is_dir():
+        return []
+    files = (file for file in sorted(Path(path).iterdir()) if file.is_file())
+    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+
+
+def evaluate_run(run_dir: Path, overrides: Sequence[str] = (), name: str | None = None) -> Path:
+    """Evaluate a finished run again, with other settings of its ``evaluate`` stage.
+
+    Args:
+        run_dir: the run.
+        overrides: ``key=value`` below the evaluate stage.
+        name: the folder inside the run; none: made from the overrides.
+
+    Raises:
+        RunError: the folder holds no run, or its recipe evaluates nothing.
+    """
+    if not (run_dir / "recipe.yaml").is_file():
+        raise RunError(f"{run_dir}: no recipe.yaml here; name a run directory such as runs/minionerec_grpo")
+    recipe = load_recipe(run_dir / "recipe.yaml").recipe
+    stage = next((name for name, settings in recipe.stages.items() if "evaluation" in settings.produces), None)
+    if stage is None:
+        raise RunError(f"{run_dir}: its recipe has no evaluate stage; add one and run it")
+    loaded = load_recipe(run_dir / "recipe.yaml", [f"stages.{stage}.{override}" for override in overrides])
+    folder = name or "-".join([stage, *(override.replace("=", "_").replace("/", "_") for override in overrides)])
+    execute(Job(loaded.recipe, load_plugins(), RunDirectory(run_dir), stage, output=folder))
+    return run_dir / folder
+
+
+def _log_to(directory: RunDirectory) -> None:
+    handler = logging.FileHandler(directory.path / "logs" / "rlkit.log", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.setLevel(logging.INFO)
+    for old in [h for h in logger.handlers if isinstance(h, logging.FileHandler)]:
+        logger.removeHandler(old)
+        old.close()
+    logger.addHandler(handler)
+
+
+def _say(text: str) -> None:
+    logger.info(text)
+    print(text, file=sys.stderr, flush=True)

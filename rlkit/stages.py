@@ -1,0 +1,77 @@
+"""The built-in stages that belong to no domain: training, and handing evaluation to the domain."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from transformers import set_seed
+
+from rlkit.callbacks import last_checkpoint
+from rlkit.job import Job
+from rlkit.models.load import merged
+from rlkit.models.tokenizer import fingerprint
+from rlkit.models.wrapped import WrappedTrainer
+from rlkit.run_directory import content_hash
+
+
+def train(job: Job) -> dict[str, Any]:
+    """Train with the stage's algorithm, from its last checkpoint if there is one, and save the model.
+
+    Returns:
+        The stage's artefacts, on rank 0; elsewhere an empty mapping.
+    """
+    set_seed(job.seed)
+    settings: Any = job.settings.algorithm
+    trainer = job.registry.get("algorithm", settings.type).load()(job)
+    checkpoint = last_checkpoint(job.checkpoints) if job.rank == 0 or job.processes == 1 else None
+    checkpoint = _agree(checkpoint, job)
+    step = int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0
+    if job.rank == 0:
+        job.run.keep_lines(job.stage, before_step=step + 1 if checkpoint else 0)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    job.engine.check_wrapped(trainer)
+    return _save(trainer, job)
+
+
+def _agree(checkpoint: Path | None, job: Job) -> Path | None:
+    """Let every rank go on from the checkpoint that rank 0 chose."""
+    if job.processes == 1:
+        return checkpoint
+    names = [str(checkpoint) if checkpoint else ""]
+    dist.broadcast_object_list(names, src=0)
+    return Path(names[0]) if names[0] else None
+
+
+def _save(trainer: Any, job: Job) -> dict[str, Any]:
+    """Write the model whole or not at all: Hugging Face layout, tokenizer, and what the domain needs."""
+    if isinstance(trainer, WrappedTrainer):
+        lm, state = trainer.model.lm, trainer.full_state()
+        state = {name[3:]: value for name, value in state.items() if name.startswith("lm.")}
+    else:
+        lm = trainer.model
+        state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if job.rank != 0:
+        return {}
+    final, partial = job.folder / "model", job.folder / "model.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    if hasattr(lm, "merge_and_unload"):
+        merged(lm).save_pretrained(partial)
+    else:
+        lm.save_pretrained(partial, state_dict=state)
+    tokenizer = trainer.processing_class
+    tokenizer.save_pretrained(partial)
+    job.domain.save(partial)
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(partial, final)
+    weights = sorted(final.glob("*.safetensors"))
+    return {"policy": {"hash": content_hash(*weights), "tokenizer": fingerprint(tokenizer), **job.domain.fingerprint()}}
+
+
+def evaluate(job: Job) -> dict[str, Any]:
+    """Let the domain evaluate the trained models."""
+    set_seed(job.seed)
+    return job.domain.evaluate(job)
