@@ -1,0 +1,1 @@
+"""Recommendation data: readers, the generated demo, and what to know of a dataset."""

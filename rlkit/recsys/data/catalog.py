@@ -42,7 +42,7 @@ class RecommendationData:
         name: what tables call it.
         items: N items.
         splits: ``train``, ``valid`` and ``test``, each in time order.
-        semantic_ids: per item its given tokens (1 to 8 levels), e.g. ``("<a_236>", "<b_231>", "<c_226>")``; none: to be made.
+        semantic_ids: per item its given tokens (1 to 8), e.g. ``("<a_236>", "<b_231>", "<c_226>")``; none: to be made.
         files: what was read, for the manifest's content hashes.
         true_scores: for generated data the true next-item distribution, interactions -> (R, N) probabilities.
     """
@@ -58,17 +58,18 @@ class RecommendationData:
 def user_sequences(interactions: Sequence[Interaction]) -> list[tuple[str, tuple[int, ...]]]:
     """Rebuild each user's sequence of items from rows of (history, target).
 
-    A row whose history (possibly cut to its last items) ends the sequence so far continues it; any other row
-    starts a sequence of its own, so that no event is counted twice and none is invented.
+    A row whose history is the user's sequence so far continues it, as does one whose history is as long as the rows'
+    longest and ends that sequence (it was cut). Any other row starts a sequence of its own: no event is invented.
 
     Returns:
         ``(user, items)`` in the order of first appearance; every row is the last transition of exactly one prefix.
     """
+    longest = max((len(row.history) for row in interactions), default=0)
     open_sequences: dict[str, list[int]] = {}
     done: list[tuple[str, list[int]]] = []
     for row in interactions:
-        current = open_sequences.get(row.user)
-        if current is None or tuple(current[-len(row.history) :]) != row.history:
+        current = open_sequences.get(row.user, [])
+        if not current or tuple(current[-longest:]) != row.history:
             current = list(row.history)
             open_sequences[row.user] = current
             done.append((row.user, current))
