@@ -53,6 +53,32 @@ def head(model: nn.Module) -> nn.Module:
     return cast(nn.Module, module)
 
 
+def head_logits(model: nn.Module, states: Tensor, token_ids: Tensor | None = None) -> Tensor:
+    """Apply the output head, and what the model does to its logits, to some states only.
+
+    Args:
+        model: the causal LM, perhaps inside a PEFT wrapper.
+        states: (..., D) of the decoder; carries the gradient.
+        token_ids: (S,) the vocabulary entries to compute (None: all). A plain head computes only those; its rows are
+            taken inside of the forward, so tied embeddings receive their gradient.
+
+    Returns:
+        (..., V), or (..., S) in the order of ``token_ids``.
+    """
+    layer, config = head(model), cast(Any, decoder(model)).config
+    if token_ids is None:
+        logits = layer(states)
+    elif type(layer) is nn.Linear:
+        bias = None if layer.bias is None else layer.bias.index_select(0, token_ids)
+        logits = nn.functional.linear(states, layer.weight.index_select(0, token_ids), bias)
+    else:  # an adapter's layer: its weight alone would leave the adapter out
+        logits = layer(states).index_select(-1, token_ids)
+    scale = (getattr(config, "logit_scale", None) or 1) / (getattr(config, "logits_scaling", None) or 1)
+    logits = logits if scale == 1 else logits * scale  # Cohere multiplies, Granite divides
+    cap = getattr(config, "final_logit_softcapping", None)  # Gemma
+    return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
 def additive_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
     """Turn "query sees key" into what every attention implementation adds to its scores.
 
@@ -81,9 +107,13 @@ def packing_problem(model: nn.Module) -> str | None:
         return f"attention implementation {attention!r} ignores a 4-D additive mask (packable: sdpa, eager)"
     if "position_ids" not in inspect.signature(inner.forward).parameters:
         return f"{name} takes no position_ids"
-    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
-    if kinds:
+    kinds = {*(getattr(config, "layer_types", None) or ()), *(getattr(config, "attention_layers", None) or ())}
+    if kinds := kinds - {"full_attention", "global"}:
         return f"{name} has layers of type {', '.join(sorted(kinds))}"
-    if getattr(config, "sliding_window", None) is not None:
+    if getattr(inner, "_is_stateful", False):
+        return f"{name} has recurrent layers"
+    if getattr(config, "sliding_window", None):
         return f"{name} attends within a sliding window of {config.sliding_window}"
+    if getattr(config, "alibi", False):
+        return f"{name} derives distances from the order of the row (alibi), not from position_ids"
     return None
