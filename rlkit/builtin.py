@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rlkit.component import Component
-from rlkit.config import algorithms, domains, engines, models, quantizers, recommendation_data, rewards, rollouts, stages
+from rlkit.config import (
+    algorithms,
+    domains,
+    engines,
+    models,
+    quantizers,
+    recommendation_data,
+    rewards,
+    rollouts,
+    stages,
+)
 from rlkit.hookspecs import hookimpl
 
 
@@ -32,8 +42,8 @@ def register_algorithms() -> Iterable[Component]:
 def register_domains() -> Iterable[Component]:
     """Return the built-in domains."""
     return [
-        Component(domains.RecommendationSettings, "rlkit.recsys.domain:RecommendationDomain"),
-        Component(domains.ChatSettings, "rlkit.chat.domain:ChatDomain"),
+        Component(domains.RecommendationSettings, "rlkit.recsys.domain:recommendation_domain"),
+        Component(domains.ChatSettings, "rlkit.chat.domain:chat_domain"),
     ]
 
 

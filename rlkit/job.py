@@ -107,7 +107,9 @@ class Job:
         """
         path = self.run.stage(stage) / "model"
         if not path.is_dir():
-            raise RunError(f"{self.stage}: stage {stage!r} has no model in {self.run.path}; run it first (--from {stage})")
+            raise RunError(
+                f"{self.stage}: stage {stage!r} has no model in {self.run.path}; run it first (--from {stage})"
+            )
         return path
 
     def load_model(self, path: Path | None = None) -> LoadedModel:

@@ -48,12 +48,19 @@ class StageProgress:
     def show(self, step: int, metrics: dict[str, float]) -> None:
         """Show the latest metrics, the newest value of each."""
         self.latest |= {name: metrics[name] for name in SHOWN if isinstance(metrics.get(name), int | float)}
-        text = "  ".join(f"{name.removeprefix('eval_') if name != 'eval_loss' else 'valid loss'} {value:.4g}" for name, value in self.latest.items())
+        text = "  ".join(
+            f"{name.removeprefix('eval_') if name != 'eval_loss' else 'valid loss'} {value:.4g}"
+            for name, value in self.latest.items()
+        )
         if self.bar:
             self.bar.update(self.task, completed=step, metrics=text)
         elif time.monotonic() - self.printed > PLAIN_EVERY_SECONDS or step >= self.total:
             self.printed = time.monotonic()
-            print(f"{self.stage}: {self.unit} {step}/{self.total}, {self._left(step)} left  {text}", file=sys.stderr, flush=True)
+            print(
+                f"{self.stage}: {self.unit} {step}/{self.total}, {self._left(step)} left  {text}",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def _left(self, step: int) -> str:
         done = step - self.first

@@ -22,7 +22,12 @@ logger = logging.getLogger("rlkit")
 
 
 def run(
-    loaded: LoadedRecipe, out: Path, *, from_stage: str | None = None, until_stage: str | None = None, fresh: bool = False
+    loaded: LoadedRecipe,
+    out: Path,
+    *,
+    from_stage: str | None = None,
+    until_stage: str | None = None,
+    fresh: bool = False,
 ) -> Path:
     """Run a recipe's stages.
 
@@ -100,7 +105,11 @@ def stage_inputs(recipe: Recipe, registry: Registry, directory: RunDirectory) ->
     names = list(recipe.stages)
     shared = Job(recipe, registry, directory, names[0]).domain.inputs()
     chain = content_hash(
-        recipe.seed, recipe.model.model_dump(mode="json"), recipe.domain.model_dump(mode="json"), shared, _model_files(recipe)
+        recipe.seed,
+        recipe.model.model_dump(mode="json"),
+        recipe.domain.model_dump(mode="json"),
+        shared,
+        _model_files(recipe),
     )
     result = {}
     for name in names:

@@ -54,7 +54,10 @@ def training_arguments(
     plan = batch_plan(settings, processes)
     look = settings.evaluate_every_steps or max(1, math.ceil(steps / 10))
     bf16 = settings.precision == "bf16" or (
-        settings.precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported() and not engine.get("use_cpu")
+        settings.precision == "auto"
+        and torch.cuda.is_available()
+        and torch.cuda.is_bf16_supported()
+        and not engine.get("use_cpu")
     )
     arguments = dict(
         output_dir=str(output_dir),

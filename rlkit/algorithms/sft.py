@@ -59,9 +59,8 @@ class SequenceModel(WrappedModel):
         """Return (N,) log-probs of the labels that count; all inputs are (B, T), ``nodes`` stand before each token."""
         hidden = decoder(self.lm)(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)[0]  # (B, T, D)
         counted = labels[:, 1:] != IGNORE
-        return token_logprobs(
-            self.lm, hidden[:, :-1][counted], labels[:, 1:][counted], nodes[:, 1:][counted], constraint=self.constraint
-        ).logprobs
+        states, tokens = hidden[:, :-1][counted], labels[:, 1:][counted]  # (N, D), (N,)
+        return token_logprobs(self.lm, states, tokens, nodes[:, 1:][counted], self.constraint)
 
 
 class GlobalBatches(Sampler):
@@ -71,7 +70,9 @@ class GlobalBatches(Sampler):
     another epoch. ``batch_sampler`` points to itself because that is where the Trainer looks for ``set_epoch``.
     """
 
-    def __init__(self, size: int, *, batch_size: int, micro_batch_size: int, rank: int, processes: int, seed: int) -> None:
+    def __init__(
+        self, size: int, *, batch_size: int, micro_batch_size: int, rank: int, processes: int, seed: int
+    ) -> None:
         self.size, self.seed, self.epoch = size, seed, 0
         self.batch_size = min(batch_size, size) if processes == 1 else batch_size
         self.micro, self.rank, self.share = micro_batch_size, rank, self.batch_size // processes
@@ -117,7 +118,9 @@ class SequenceTrainer(WrappedTrainer):
         return sequence_loss(model(**inputs), num_items_in_batch) * self.args.world_size
 
     @torch.no_grad()
-    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict[str, float]:
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
         """Return the mean loss per target of the valid rows, each rank taking its share of them."""
         self.model.eval()
         mine = range(self.args.process_index, len(self.eval_dataset), self.args.world_size)  # type: ignore[arg-type]
@@ -126,7 +129,9 @@ class SequenceTrainer(WrappedTrainer):
         for start in range(0, len(mine), size):
             batch = self.data_collator([self.eval_dataset[index] for index in mine[start : start + size]])
             logprobs = self.model(**self._prepare_inputs(batch))
-            total += torch.stack([-logprobs.double().sum(), torch.tensor(float(len(logprobs)), device=total.device).double()])
+            total += torch.stack(
+                [-logprobs.double().sum(), torch.tensor(float(len(logprobs)), device=total.device).double()]
+            )
         loss, count = global_sum(total).tolist()
         metrics = {f"{metric_key_prefix}_loss": loss / count}
         self.log(dict(metrics))
@@ -174,7 +179,9 @@ def _demonstration_trainer(job: Job, loaded: LoadedModel) -> Any:
 
     settings: SFTSettings = job.settings.algorithm
     train: TrainSettings = job.settings.train
-    data = {split: _tokenized(job.domain.demonstrations(split), loaded, settings.max_tokens) for split in ("train", "valid")}
+    data = {
+        split: _tokenized(job.domain.demonstrations(split), loaded, settings.max_tokens) for split in ("train", "valid")
+    }
     arguments = job.training_arguments(_steps(train, len(data["train"]))) | _keep_best(train)
     config = SFTConfig(
         **arguments,

@@ -16,6 +16,11 @@ class SFTSettings(Settings):
     consumes: ClassVar[tuple[str, ...]] = ("Demonstration",)
     produces: ClassVar[tuple[str, ...]] = ("policy",)
     roles: ClassVar[tuple[str, ...]] = ("policy",)
+    # Classes whose fields ``train.extra`` may name besides those of ``TrainingArguments``.
+    training_arguments: ClassVar[tuple[str, ...]] = (
+        "trl.trainer.base_config:_BaseConfig",
+        "trl.trainer.sft_config:SFTConfig",
+    )
 
     max_tokens: int = Field(512, ge=8)
     """Longer examples are cut on the left, so that the answer stays."""
@@ -74,8 +79,6 @@ class PolicySettings(Settings):
     """Groups whose rewards are all equal: keep them (their KL term still acts), drop them, or replace them by further prompts."""
     max_refills: int = Field(3, ge=1)
     """With refill: how many further rollouts are tried before the batch goes on smaller."""
-    exclude_history: bool = False
-    """Recommendation: rollouts leave out items that the user already has."""
     forward: Literal["auto", "grouped", "dense"] = "auto"
     """Compute each prompt once per group (grouped) or once per completion (dense); auto: where it pays and is right."""
     validate_on: ValidateSettings = ValidateSettings()
@@ -108,7 +111,9 @@ class GRPOSettings(PolicySettings):
     def _whole_updates(self) -> GRPOSettings:
         names = [getattr(reward, "type", "") for reward in self.rewards]
         if "rank_discount" in names and getattr(self.rollout, "type", "beam") != "beam":
-            raise ValueError("rank_discount needs rollout.type beam (a sample has no rank); use prefix_match or change the rollout")
+            raise ValueError(
+                "rank_discount needs rollout.type beam (a sample has no rank); use prefix_match or change the rollout"
+            )
         return self
 
 

@@ -123,4 +123,6 @@ def _raise_first_error(run_dir: Path, stage: str, workers: list[subprocess.Popen
     for rank, worker in enumerate(workers):
         if worker.returncode:
             where = "above" if rank == 0 else f"in {run_dir / 'logs' / f'{stage}-rank{rank}.log'}"
-            raise TrainingError(f"{stage}: rank {rank}: ended with exit code {worker.returncode}; its output is {where}")
+            raise TrainingError(
+                f"{stage}: rank {rank}: ended with exit code {worker.returncode}; its output is {where}"
+            )

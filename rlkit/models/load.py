@@ -76,7 +76,9 @@ def _load(source: str, settings: CausalLMSettings) -> tuple[PreTrainedModel, Pre
         )
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise ModelError(f"model.path: cannot load {source!r}: {reason}; name a folder or hub id of a causal language model") from error
+        raise ModelError(
+            f"model.path: cannot load {source!r}: {reason}; name a folder or hub id of a causal language model"
+        ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.chat_template is None:
@@ -97,7 +99,9 @@ def make_trainable(loaded: LoadedModel, settings: CausalLMSettings) -> Any:
     """
     if settings.freeze_backbone:
         if not loaded.new_token_ids:
-            raise ModelError("model.freeze_backbone: the domain added no tokens, so nothing would be trained; set it to false")
+            raise ModelError(
+                "model.freeze_backbone: the domain added no tokens, so nothing would be trained; set it to false"
+            )
         train_only_rows(loaded.model, loaded.new_token_ids)
     if settings.adapter is None:
         return loaded.model

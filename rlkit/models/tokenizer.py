@@ -83,7 +83,9 @@ def train_only_rows(model: PreTrainedModel, rows: Sequence[int]) -> None:
     would not, which is why ``freeze_backbone`` goes with ``weight_decay: 0``.
     """
     model.requires_grad_(False)
-    for weight in {id(w): w for w in (model.get_input_embeddings().weight, model.get_output_embeddings().weight)}.values():
+    for weight in {
+        id(w): w for w in (model.get_input_embeddings().weight, model.get_output_embeddings().weight)
+    }.values():
         keep = torch.zeros(weight.shape[0], 1)
         keep[list(rows)] = 1.0
         weight.requires_grad_(True)

@@ -94,7 +94,9 @@ class WrappedTrainer(Trainer):
         move = getattr(inputs, "to", None)
         if move is not None:
             return move(self.args.device)
-        return {key: value.to(self.args.device) if isinstance(value, Tensor) else value for key, value in inputs.items()}
+        return {
+            key: value.to(self.args.device) if isinstance(value, Tensor) else value for key, value in inputs.items()
+        }
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Return 0: the batches are ours, and nobody reads the estimate."""

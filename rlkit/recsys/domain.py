@@ -6,6 +6,7 @@ tokenizer (``bind``: the trie and the prompts).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,17 +17,36 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from rlkit.config.algorithms import ValidateSettings
 from rlkit.config.domains import RecommendationSettings
 from rlkit.errors import ModelError
+from rlkit.job import Job
+from rlkit.ops.ranking import metric_values
 from rlkit.plugins import Registry
 from rlkit.recsys.data.catalog import Interaction, RecommendationData, user_sequences
+from rlkit.recsys.metrics import sid_ranks
 from rlkit.recsys.prompts import Template, render_history
+from rlkit.recsys.recommend import rank
 from rlkit.recsys.semantic_ids import SemanticIds
 from rlkit.recsys.sequences import ItemTokens, TargetSequences, TrainSequences
 from rlkit.recsys.trie import Trie
 from rlkit.records import Demonstration, Prompt
+from rlkit.run_directory import content_hash, write_atomically
 
 SEMANTIC_IDS_FILE = "semantic_ids.json"
+PROMPT_FILE = "prompt.json"
+"""Beside a model: the template that it was trained with."""
+
+
+def recommendation_domain(settings: RecommendationSettings, job: Job) -> RecommendationDomain:
+    """Build the domain of a run; ``template: auto`` follows the model that the recipe starts from."""
+    path = getattr(job.recipe.model, "path", None)
+    base = Path(path) if path else None
+    template: Any = settings.template
+    if template == "auto":
+        known = base / PROMPT_FILE if base else None
+        template = json.loads(known.read_text())["template"] if known and known.is_file() else "instruct" if base else "compact"
+    return RecommendationDomain(settings, job.registry, job.seed, template, base, job.run.path)
 
 
 class RecommendationDomain:
@@ -37,10 +57,21 @@ class RecommendationDomain:
         registry: where data formats and quantizers are found.
         seed: of generated semantic IDs and of augmentation.
         template: how prompts look (``auto`` is resolved by the caller, who knows the model).
+        base: the folder of the recipe's model; a SID table in it is used.
+        run_dir: the run; a SID table that a stage of it made is used.
     """
 
-    def __init__(self, settings: RecommendationSettings, registry: Registry, seed: int, template: Template) -> None:
+    def __init__(
+        self,
+        settings: RecommendationSettings,
+        registry: Registry,
+        seed: int,
+        template: Template,
+        base: Path | None = None,
+        run_dir: Path | None = None,
+    ) -> None:
         self.settings, self.registry, self.seed, self.template = settings, registry, seed, template
+        self.base, self.run_dir = base, run_dir
         self.semantic_ids: SemanticIds | None = None
         self.trie: Trie | None = None
 
@@ -59,6 +90,14 @@ class RecommendationDomain:
         component = self.registry.get("quantizer", name)
         made = component.load()(self.data, settings or component.settings(), self.seed)
         return made.with_normalization(self.settings.normalization)
+
+    def prepare(self, model: Path | None = None) -> None:
+        """Take the SID table that belongs to a model: its own, its base's, the run's, else a new one."""
+        made = [path.parent for path in self.run_dir.glob(f"*/{SEMANTIC_IDS_FILE}")] if self.run_dir else []
+        for folder in [model, self.base, *made]:
+            if folder is not None and (folder / SEMANTIC_IDS_FILE).is_file():
+                return self.use(SemanticIds.load(folder / SEMANTIC_IDS_FILE))
+        return self.use(self.make_semantic_ids())
 
     def use(self, semantic_ids: SemanticIds) -> None:
         """Take a SID table.
@@ -181,7 +220,7 @@ class RecommendationDomain:
 
     @cached_property
     def _completions(self) -> list[list[int]]:
-        end = [self.tokenizer.eos_token_id] if self.constraint.has_end_token else []
+        end = [] if self.constraint.end_token is None else [self.constraint.end_token]
         convert = self.tokenizer.convert_tokens_to_ids
         return [convert(list(tokens)) + end for tokens in self.ids.distinct]
 
@@ -198,3 +237,32 @@ class RecommendationDomain:
     def save(self, folder: Path) -> None:
         """Write what a model of this domain needs beside it."""
         self.ids.save(folder / SEMANTIC_IDS_FILE)
+        write_atomically(folder / PROMPT_FILE, json.dumps({"template": self.template}) + "\n")
+
+    def fingerprint(self) -> dict[str, str]:
+        """Return hashes that a model of this domain depends on, for the manifest."""
+        return {"semantic_ids": self.ids.fingerprint()}
+
+    def inputs(self) -> list[str]:
+        """Return hashes of the data files, for "finished before"."""
+        tables = [self.base / SEMANTIC_IDS_FILE] if self.base else []
+        return [content_hash(Path(path)) for path in [*self.data.files, *tables] if Path(path).is_file()]
+
+    # ---- measuring
+
+    def validate(
+        self, lm: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], settings: ValidateSettings, device: Any
+    ) -> dict[str, np.ndarray]:
+        """Return HR@10 and NDCG@10 of each prompt, ranked with evaluation beams."""
+        if not prompts:
+            return {f"{name}@10": np.zeros(0) for name in ("hit_rate", "ndcg")}
+        beams = min(settings.num_beams, len(self.ids.distinct))
+        ranking = rank(lm, tokenizer, self, prompts, num_beams=beams, batch_size=64, device=device)
+        targets = np.asarray([self.ids.sid_of_item[prompt.context.target] for prompt in prompts])
+        return metric_values(sid_ranks(ranking.sids, targets), (10,))
+
+    def evaluate(self, job: Job) -> dict[str, Any]:
+        """Rank a split with the trained models, beside the baselines."""
+        from rlkit.recsys.stage import evaluate
+
+        return evaluate(job, self)

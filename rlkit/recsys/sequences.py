@@ -78,7 +78,9 @@ def collate(rows: Sequence[dict[str, np.ndarray]]) -> dict[str, Any]:
     width = max(len(row["input_ids"]) for row in rows)
     fill = {"input_ids": 0, "labels": IGNORE, "nodes": 0}  # any id serves as padding under the attention mask
     batch = {
-        key: torch.from_numpy(np.stack([np.pad(row[key], (0, width - len(row[key])), constant_values=value) for row in rows]))
+        key: torch.from_numpy(
+            np.stack([np.pad(row[key], (0, width - len(row[key])), constant_values=value) for row in rows])
+        )
         for key, value in fill.items()
     }
     lengths = torch.tensor([len(row["input_ids"]) for row in rows])
@@ -90,7 +92,6 @@ class TrainSequences(Dataset):
     """User sequences and random walks, with every position to be predicted."""
 
     collate = staticmethod(collate)
-
 
     def __init__(
         self, sequences: Sequence[Sequence[int]], items: ItemTokens, augment: AugmentSettings, *, window: int, seed: int

@@ -1,0 +1,93 @@
+"""Put a ``PolicyTrainer`` together for any online algorithm: what is not the algorithm's is the same for all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from transformers import TrainingArguments
+
+from rlkit.errors import RecipeError
+from rlkit.job import Job
+from rlkit.models.load import make_trainable
+from rlkit.policy.collect import Collector, weighted
+from rlkit.policy.module import PolicyModel
+from rlkit.policy.rollouts import PromptStream, Rollouts
+from rlkit.policy.trainer import LoopSettings, PolicyAlgorithm, PolicyTrainer
+
+
+def policy_trainer(
+    job: Job, algorithm: PolicyAlgorithm, settings: Any, amend: Callable[[Rollouts], Rollouts] | None = None
+) -> PolicyTrainer:
+    """Build the trainer of an online stage.
+
+    Args:
+        job: the stage.
+        algorithm: experience and loss.
+        settings: the algorithm's settings, a ``PolicySettings``.
+        amend: what the algorithm does to fresh rollouts before they are rewarded.
+    """
+    loaded = job.load_model()
+    prompts = job.domain.prompts("train")
+    loop = _loop(job, settings, len(prompts))
+    rollout = job.load("rollout", settings.rollout)
+    arguments = _arguments(job, settings, loop)
+    constraint = job.domain.constraint
+    model = PolicyModel(
+        make_trainable(loaded, job.recipe.model),
+        None if constraint is None else constraint.to(arguments.device),
+        job.domain.normalization,
+        rollout.temperature,
+        settings.forward,
+    )
+    collector = Collector(
+        settings,
+        rollout=rollout,
+        rewards=weighted(settings.rewards, lambda reward: job.load("reward", reward, job.domain)),
+        domain=job.domain,
+        tokenizer=loaded.tokenizer,
+        stream=PromptStream(prompts, job.seed),
+        valid=job.domain.prompts("valid", settings.validate_on.prompts),
+        seed=job.seed,
+        chunk=arguments.per_device_train_batch_size,
+        device=arguments.device,
+        amend=amend,
+    )
+    return PolicyTrainer(
+        model.to(arguments.device),
+        arguments,
+        algorithm=algorithm,
+        settings=settings,
+        loop=loop,
+        collector=collector,
+        log_sample=job.log_sample,
+        events=job.events.hook,
+        processing_class=loaded.tokenizer,
+        callbacks=job.callbacks(),
+    )
+
+
+def _loop(job: Job, settings: Any, prompts: int) -> LoopSettings:
+    train = job.settings.train
+    size = settings.rollout_batch_size or train.batch_size
+    if size % train.batch_size or train.batch_size % job.processes:
+        raise RecipeError(
+            f"algorithm.rollout_batch_size: {size} is not a multiple of train.batch_size {train.batch_size}; choose a multiple"
+        )
+    updates = settings.updates_epochs * size // train.batch_size
+    rollouts = math.ceil(train.max_steps / updates) if train.max_steps else max(1, round(train.epochs * prompts / size))
+    return LoopSettings(size, train.batch_size, settings.updates_epochs, rollouts)
+
+
+def _arguments(job: Job, settings: Any, loop: LoopSettings) -> TrainingArguments:
+    """Return training arguments whose looks and checkpoints fall where a rollout ends."""
+    steps = loop.rollouts * loop.updates
+    arguments = job.training_arguments(steps)
+    look = settings.validate_on.every_steps or arguments["eval_steps"]
+    look = math.ceil(look / loop.updates) * loop.updates
+    best = settings.validate_on.select_by != "last"
+    arguments |= {"max_steps": steps, "eval_steps": look, "save_steps": look, "eval_on_start": True}
+    arguments |= {"load_best_model_at_end": best, "greater_is_better": True if best else None}
+    arguments["metric_for_best_model"] = f"eval_{settings.validate_on.select_by}" if best else None
+    return TrainingArguments(**arguments)

@@ -1,0 +1,203 @@
+"""Make rollouts and reward them: each rank completes its share, then all ranks hold all of them, in the global order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from rlkit.config.algorithms import PolicySettings
+from rlkit.errors import TrainingError
+from rlkit.ops.advantages import zero_signal
+from rlkit.policy.rollouts import PromptStream, Rollouts, concat, generator_for
+from rlkit.policy.sampler import RolloutRequest
+from rlkit.records import Prompt
+
+Reward = Callable[[Rollouts], Tensor]
+
+
+@dataclass(frozen=True)
+class WeightedReward:
+    """One part of the reward."""
+
+    name: str
+    weight: float
+    score: Reward
+
+
+@dataclass(frozen=True)
+class Collected:
+    """One rollout.
+
+    Args:
+        rollouts: B groups, rewarded.
+        keep: (B,) which groups are trained on.
+        cursor: where the prompt stream goes on.
+        zero_signal: the share of groups whose rewards were all equal, among all that were completed.
+        seconds: per phase.
+    """
+
+    rollouts: Rollouts
+    keep: Tensor
+    cursor: int
+    zero_signal: float
+    seconds: dict[str, float]
+
+
+class Collector:
+    """Completes and rewards prompts.
+
+    Args:
+        settings: what every online algorithm shares.
+        rollout: a rollout component.
+        rewards: the parts of the reward.
+        domain: gives the constraint and looks at ranked lists.
+        tokenizer: the policy's.
+        stream: train prompts.
+        valid: valid prompts, the same ones at every look.
+        seed: of the sampling noise.
+        chunk: prompts that are completed together.
+        device: where the policy lies.
+        amend: what the algorithm does to fresh rollouts, such as adding the ground truth; or None.
+    """
+
+    def __init__(
+        self,
+        settings: PolicySettings,
+        *,
+        rollout: Any,
+        rewards: Sequence[WeightedReward],
+        domain: Any,
+        tokenizer: Any,
+        stream: PromptStream,
+        valid: Sequence[Prompt],
+        seed: int,
+        chunk: int,
+        device: Any,
+        amend: Callable[[Rollouts], Rollouts] | None = None,
+    ) -> None:
+        self.settings, self.rollout, self.rewards, self.domain = settings, rollout, rewards, domain
+        self.tokenizer, self.stream, self.valid, self.seed = tokenizer, stream, valid, seed
+        self.chunk, self.device, self.amend = chunk, device, amend
+        self.constraint = None if domain.constraint is None else domain.constraint.to(device)
+
+    @property
+    def max_completion_tokens(self) -> int:
+        """Return the longest completion that a rollout may hold."""
+        if self.constraint is not None:
+            return self.constraint.max_tokens
+        return self.rollout.settings.max_completion_tokens
+
+    def collect(self, lm: Any, rollout: int, cursor: int, count: int) -> Collected:
+        """Complete the next ``count`` prompts of the stream; groups without a signal are handled as the settings say.
+
+        Args:
+            lm: the policy's language model, whole on this rank.
+            rollout: the rollout's number; keys the noise.
+            cursor: where the stream stands.
+            count: prompts.
+        """
+        seconds: dict[str, float] = {"rollout": 0.0, "reward": 0.0}
+        rollouts = self._complete(lm, self.stream.take(cursor, count), ("train", rollout), seconds)
+        cursor += count
+        dead = zero_signal(rollouts.rewards, rollouts.present)
+        rolled, without = count, int(dead.sum())
+        tries = self.settings.max_refills if self.settings.zero_signal == "refill" else 0
+        while tries and dead.any():
+            missing = int(dead.sum())
+            more = self._complete(lm, self.stream.take(cursor, missing), ("train", rollout), seconds)
+            rollouts = concat([rollouts.select((~dead).nonzero()[:, 0].tolist()), more])
+            dead = zero_signal(rollouts.rewards, rollouts.present)
+            cursor, tries, rolled = cursor + missing, tries - 1, rolled + missing
+            without += int(zero_signal(more.rewards, more.present).sum())
+        keep = torch.ones_like(dead) if self.settings.zero_signal == "keep" else ~dead
+        return Collected(rollouts, keep, cursor, without / rolled, seconds)
+
+    @torch.no_grad()
+    def validate(self, lm: Any) -> dict[str, float]:
+        """Return the mean reward of valid prompts, and the domain's own metrics."""
+        rollouts = self._complete(lm, self.valid, ("valid",), {"rollout": 0.0, "reward": 0.0})
+        present = rollouts.present
+        found = {"reward": float(rollouts.rewards.masked_fill(~present, 0.0).sum() / present.sum())}
+        mine = self._share(self.valid)
+        values = self.domain.validate(lm, self.tokenizer, mine, self.settings.validate_on, self.device)
+        parts = _gather({name: torch.as_tensor(value, dtype=torch.float64) for name, value in values.items()})
+        return found | {name: float(torch.cat([part[name] for part in parts]).mean()) for name in parts[0]}
+
+    def _share(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        rank, processes = _place()
+        bounds = [len(prompts) * part // processes for part in (rank, rank + 1)]
+        return list(prompts[bounds[0] : bounds[1]])
+
+    def _complete(self, lm: Any, prompts: Sequence[Prompt], key: tuple, seconds: dict[str, float]) -> Rollouts:
+        """Complete and reward prompts, over all ranks."""
+        started = time.perf_counter()
+        mine = self._share(prompts)
+        parts = [self._request(lm, mine[start : start + self.chunk], key) for start in range(0, len(mine), self.chunk)]
+        gathered = _gather(concat(parts) if parts else None)
+        rollouts = concat([part for part in gathered if part is not None])
+        if self.amend is not None and key[0] == "train":
+            rollouts = self.amend(rollouts)
+        seconds["rollout"] += time.perf_counter() - started
+        started = time.perf_counter()
+        self._reward(rollouts)
+        seconds["reward"] += time.perf_counter() - started
+        return rollouts
+
+    def _request(self, lm: Any, prompts: list[Prompt], key: tuple) -> Rollouts:
+        return self.rollout(
+            RolloutRequest(
+                lm=lm,
+                tokenizer=self.tokenizer,
+                prompts=prompts,
+                group_size=self.settings.group_size,
+                constraint=self.constraint,
+                normalization=self.domain.normalization,
+                alive=None,
+                generators=[generator_for(self.seed, *key, prompt.key) for prompt in prompts],
+                device=self.device,
+            )
+        )
+
+    def _reward(self, rollouts: Rollouts) -> None:
+        total = torch.zeros(rollouts.scores.shape)
+        for reward in self.rewards:
+            score = reward.score(rollouts).float()
+            if score.shape != total.shape or not torch.isfinite(score[rollouts.present]).all():
+                raise TrainingError(
+                    f"reward {reward.name}: must return finite numbers of shape {tuple(total.shape)}, got {tuple(score.shape)}; "
+                    "look at the reward's code"
+                )
+            rollouts.parts[reward.name] = score.masked_fill(~rollouts.present, 0.0)
+            total += reward.weight * rollouts.parts[reward.name]
+        rollouts.rewards = total
+
+
+def _place() -> tuple[int, int]:
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def _gather(value: Any) -> list[Any]:
+    """Return every rank's value, in the order of ranks."""
+    rank, processes = _place()
+    if processes == 1:
+        return [value]
+    values: list[Any] = [None] * processes
+    dist.all_gather_object(values, value)
+    return values
+
+
+def weighted(rewards: Sequence[Any], load: Callable[[Any], Reward]) -> list[WeightedReward]:
+    """Build the parts of the reward; a type that stands twice gets a number in its name."""
+    names: Mapping[str, int] = {}
+    result = []
+    for settings in rewards:
+        names = {**names, settings.type: names.get(settings.type, 0) + 1}
+        name = settings.type if names[settings.type] == 1 else f"{settings.type}_{names[settings.type]}"
+        result.append(WeightedReward(name, settings.weight, load(settings)))
+    return result

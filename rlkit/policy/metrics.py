@@ -1,0 +1,78 @@
+"""What is logged about rollouts, and the samples that people read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlkit.policy.rollouts import Rollouts
+
+
+def rollout_metrics(rollouts: Rollouts) -> dict[str, float]:
+    """Describe one rollout: rewards, their parts and spread, lengths, truncation, diversity.
+
+    ``diversity/candidates`` is the share of distinct completions in a group, ``diversity/tokens`` the share of
+    distinct tokens among all of a group's tokens; both are means over groups.
+    """
+    present, mask = rollouts.present, rollouts.batch.mask
+    count = present.sum()
+
+    def mean(values: Tensor) -> float:
+        return float(values.masked_fill(~present, 0.0).sum() / count)
+
+    metrics = {
+        "reward": mean(rollouts.rewards),
+        "reward_std": float(_group_std(rollouts.rewards, present).mean()),
+        "completion_length": float(mask.sum() / count),
+        "truncated": mean(rollouts.truncated.float()),
+        **_diversity(rollouts),
+    }
+    return metrics | {f"reward/{name}": mean(part) for name, part in rollouts.parts.items()}
+
+
+def _group_std(rewards: Tensor, present: Tensor) -> Tensor:
+    """Return (B,) the unbiased standard deviation within each group."""
+    size = present.sum(-1)
+    center = rewards.masked_fill(~present, 0.0).sum(-1) / size.clamp_min(1)
+    squares = (rewards - center[:, None]).square().masked_fill(~present, 0.0).sum(-1)
+    return (squares / (size - 1).clamp_min(1)).sqrt()
+
+
+def _diversity(rollouts: Rollouts) -> dict[str, float]:
+    candidates, tokens = [], []
+    for group, mask in zip(rollouts.batch.completions, rollouts.batch.mask):
+        rows = [tuple(row[kept].tolist()) for row, kept in zip(group, mask) if kept.any()]
+        if rows:
+            flat = [token for row in rows for token in row]
+            candidates.append(len(set(rows)) / len(rows))
+            tokens.append(len(set(flat)) / len(flat))
+    return {
+        "diversity/candidates": sum(candidates) / max(len(candidates), 1),
+        "diversity/tokens": sum(tokens) / max(len(tokens), 1),
+    }
+
+
+def sample_rows(rollouts: Rollouts, tokenizer: Any, count: int) -> list[dict[str, Any]]:
+    """Return rows for samples.jsonl: of each of the first prompts its best and its worst completion."""
+    rows = []
+    for index in range(min(count, len(rollouts.prompts))):
+        rewards = rollouts.rewards[index].masked_fill(~rollouts.present[index], torch.nan)
+        chosen = {int(rewards.nan_to_num(-torch.inf).argmax()), int(rewards.nan_to_num(torch.inf).argmin())}
+        for place in sorted(chosen):
+            mask = rollouts.batch.mask[index, place]
+            text = tokenizer.decode(rollouts.batch.completions[index, place][mask], skip_special_tokens=True)
+            rows.append(
+                {
+                    "prompt": rollouts.prompts[index].text,
+                    "completion": text,
+                    "answer": rollouts.prompts[index].answer,
+                    "source": str(rollouts.prompts[index].source),
+                    "place": place,
+                    "reward": round(float(rollouts.rewards[index, place]), 6),
+                    "parts": {name: round(float(part[index, place]), 6) for name, part in rollouts.parts.items()},
+                    "truncated": bool(rollouts.truncated[index, place]),
+                }
+            )
+    return rows

@@ -1,0 +1,152 @@
+"""From prompts to completions: beams or samples under a constraint, or free text. Built-in rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from rlkit.config.rollouts import BeamSettings, SampleSettings
+from rlkit.errors import RecipeError
+from rlkit.models.constraint import Constraint
+from rlkit.policy.beam_tree import beam_search, sample, sample_distinct
+from rlkit.policy.group_batch import GroupBatch
+from rlkit.policy.rollouts import Rollouts
+from rlkit.policy.text_sampler import Truncation, sample_text
+from rlkit.records import Prompt
+
+
+@dataclass(frozen=True)
+class RolloutRequest:
+    """What a rollout needs.
+
+    Args:
+        lm: the policy's language model, in evaluation mode, whole on this rank.
+        tokenizer: its tokenizer.
+        prompts: B records.
+        group_size: G.
+        constraint: the tree of valid completions, or None.
+        normalization: how the constraint normalizes log-probs.
+        alive: (B, nodes) which nodes each prompt may use, or None.
+        generators: one per prompt.
+        device: where the model lies.
+    """
+
+    lm: Any
+    tokenizer: PreTrainedTokenizerBase
+    prompts: Sequence[Prompt]
+    group_size: int
+    constraint: Constraint | None
+    normalization: Any
+    alive: Tensor | None
+    generators: Sequence[torch.Generator]
+    device: Any
+
+
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], device: Any) -> tuple[Tensor, Tensor]:
+    """Return (B, P) left-padded ids and their mask; no special tokens are added."""
+    rows = tokenizer([prompt.text for prompt in prompts], add_special_tokens=False).input_ids
+    width = max(len(row) for row in rows)
+    ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(row)) + row for row in rows])
+    mask = torch.arange(width) >= width - torch.tensor([len(row) for row in rows])[:, None]
+    return ids.to(device), mask.to(device)
+
+
+def encode_answers(request: RolloutRequest) -> tuple[Tensor, Tensor]:
+    """Return (B, C) the answers' tokens, right-padded with 0, and their mask."""
+    rows = request.tokenizer([prompt.answer for prompt in request.prompts], add_special_tokens=False).input_ids
+    if request.constraint is None or request.constraint.end_token is not None:
+        rows = [[*row, request.tokenizer.eos_token_id] for row in rows]
+    width = max(len(row) for row in rows)
+    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+    return ids, torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]
+
+
+class BeamRollout:
+    """The G best completions under the constraint.
+
+    Args:
+        settings: its settings.
+    """
+
+    temperature: float
+
+    def __init__(self, settings: BeamSettings) -> None:
+        self.temperature = settings.temperature
+
+    def __call__(self, request: RolloutRequest) -> Rollouts:
+        """Complete the prompts.
+
+        Raises:
+            RecipeError: the domain has no constraint.
+        """
+        if request.constraint is None:
+            raise RecipeError("algorithm.rollout: beam needs a constraint, which this domain lacks; use type sample")
+        return _constrained(
+            request, beam_search, self.temperature, num_beams=request.group_size, normalization=request.normalization
+        )
+
+
+class SampleRollout:
+    """G samples, under the constraint where there is one.
+
+    Args:
+        settings: its settings.
+    """
+
+    def __init__(self, settings: SampleSettings) -> None:
+        self.settings, self.temperature = settings, settings.temperature
+
+    def __call__(self, request: RolloutRequest) -> Rollouts:
+        """Complete the prompts."""
+        if request.constraint is None:
+            return self._free(request)
+        draw = sample_distinct if self.settings.distinct else sample
+        options = {"num_samples": request.group_size, "generators": request.generators}
+        return _constrained(request, draw, self.temperature, **options)
+
+    def _free(self, request: RolloutRequest) -> Rollouts:
+        ids, mask = encode_prompts(request.tokenizer, request.prompts, request.device)
+        sampled = sample_text(
+            request.lm,
+            ids,
+            mask,
+            group_size=request.group_size,
+            truncation=Truncation(self.temperature, self.settings.top_k, self.settings.top_p),
+            max_tokens=self.settings.max_completion_tokens,
+            end_token_id=request.tokenizer.eos_token_id,
+            pad_token_id=request.tokenizer.pad_token_id,
+            generators=request.generators,
+        )
+        kept = None if sampled.kept is None else sampled.kept.cpu()
+        batch = GroupBatch(ids.cpu(), mask.cpu(), sampled.tokens.cpu(), sampled.mask.cpu(), {}, kept)
+        scores = sampled.logprobs.sum(-1).cpu()
+        return Rollouts(list(request.prompts), batch, scores, None, sampled.truncated.cpu(), *encode_answers(request))
+
+
+def _constrained(request: RolloutRequest, draw: Any, temperature: float, **options: Any) -> Rollouts:
+    ids, mask = encode_prompts(request.tokenizer, request.prompts, request.device)
+    beams = draw(
+        request.lm,
+        ids,
+        mask,
+        request.constraint,
+        temperature=temperature,
+        alive=request.alive,
+        pad_token_id=request.tokenizer.pad_token_id,
+        **options,
+    )
+    batch = GroupBatch(ids.cpu(), mask.cpu(), beams.tokens.cpu(), beams.mask.cpu(), {}, None)
+    truncated = torch.zeros(beams.leaves.shape, dtype=torch.bool)
+    return Rollouts(
+        list(request.prompts),
+        batch,
+        beams.scores.float().cpu(),
+        beams.leaves.cpu(),
+        truncated,
+        *encode_answers(request),
+    )
