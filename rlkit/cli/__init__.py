@@ -1,0 +1,1 @@
+"""The command line: Typer verbs, each a thin function that imports what it needs when it runs."""

@@ -1,0 +1,66 @@
+"""The console script: the verbs, and how errors reach the terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from rlkit.cli import data, installed, recipes, results, single
+from rlkit.errors import RlkitError
+
+CONTINUED = ("run", "sft", "grpo")  # verbs whose work goes on when the same command is given again
+
+app = typer.Typer(
+    name="rlkit",
+    help="A unified RLHF toolkit: recipes in, run directories out.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from rlkit import __version__
+
+        typer.echo(f"rlkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+for _module in (recipes, single, results, data, installed):
+    _module.register(app)
+
+
+def main() -> None:
+    """Run the command line; errors that the user can mend are printed without a traceback."""
+    try:
+        app()
+    except RlkitError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except SystemExit as end:
+        if end.code == 130 and sys.argv[1:2] and sys.argv[1] in CONTINUED:
+            print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        _flush()
+        raise
+
+
+def _flush() -> None:
+    """Write out what is buffered; a reader that has gone away, such as ``head``, is no error."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains when it ends

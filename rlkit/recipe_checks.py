@@ -1,0 +1,144 @@
+"""What pydantic cannot see: whether the parts of a recipe fit each other.
+
+Every check works on the plain tree and on what is declared by the classes that it names, so that mistakes elsewhere in
+the recipe do not hide these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from rlkit import records
+from rlkit.component import Settings
+from rlkit.config.train import TrainSettings
+from rlkit.errors import did_you_mean
+from rlkit.recipe_batches import batches
+from rlkit.recipe_errors import Problem
+from rlkit.recipe_extra import extra_problem
+from rlkit.recipe_schema import follow, places
+from rlkit.recipe_yaml import Keys
+
+Classes = dict[Keys, type[Settings]]
+
+
+def cross_checks(model: type[Settings], tree: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield what does not fit together in a recipe.
+
+    Args:
+        model: the recipe's type, narrowed to what is installed.
+        tree: the recipe as plain data, valid or not.
+    """
+    classes = {place.keys: found for place, value in places(model, tree) if (found := _component(place, value))}
+    everyone = list(_mapping(tree.get("stages")))
+    stages = [name for name in everyone if ("stages", name) in classes]
+    yield from _domains(classes)
+    yield from _consumed(classes, everyone)
+    yield from _references(tree, classes, stages)
+    yield from _extra(model, tree, classes)
+    yield from _arithmetic(model, tree, stages)
+
+
+def _component(place: Any, value: Any) -> type[Settings] | None:
+    return place.installed.member(value) if place.installed else None
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _name(settings: type[Settings]) -> str:
+    return str(settings.model_fields["type"].default)
+
+
+def _domains(classes: Classes) -> Iterator[Problem]:
+    domain = classes.get(("domain",))
+    for keys, settings in classes.items():
+        if domain and settings.domains and _name(domain) not in settings.domains:
+            wrong = f"{_name(settings)!r} is made for the domain {' or '.join(settings.domains)}, got {_name(domain)!r}"
+            yield Problem(keys, f"{wrong}; choose another, or change the domain")
+
+
+def _consumed(classes: Classes, stages: list[str]) -> Iterator[Problem]:
+    """Yield stages and algorithms whose records the domain does not make, or whose artefacts no earlier stage makes."""
+    domain = classes.get(("domain",))
+    made: set[str] = set()
+    all_known = True  # what a stage of unknown type would make is not known
+    for stage in stages:
+        own = [(keys, found) for keys, found in classes.items() if keys[:2] == ("stages", stage) and len(keys) <= 3]
+        all_known = all_known and ("stages", stage) in classes
+        for keys, settings in own:
+            for wanted in settings.consumes:
+                if hasattr(records, wanted):
+                    if domain and wanted not in domain.produces:
+                        yield Problem(keys, _no_records(settings, wanted, domain))
+                elif wanted not in made and all_known:
+                    yield Problem(keys, f"{_name(settings)!r} needs a {wanted}, which no earlier stage makes; add one")
+        made.update(artefact for _, settings in own for artefact in settings.produces)
+
+
+def _no_records(settings: type[Settings], wanted: str, domain: type[Settings]) -> str:
+    made = ", ".join(domain.produces) or "nothing"
+    wrong = f"{_name(settings)!r} learns from {wanted} records, but the domain {_name(domain)!r} makes {made}"
+    return f"{wrong}; choose another algorithm or domain"
+
+
+def _references(tree: Mapping[str, Any], classes: Classes, stages: list[str]) -> Iterator[Problem]:
+    """Yield ``start_from`` and ``models`` that name no earlier stage with a model."""
+    everyone = list(_mapping(tree.get("stages")))
+    for stage in stages:
+        mapping = _mapping(tree["stages"][stage])
+        models = mapping.get("models")
+        wanted: list[tuple[Keys, Any]] = [(("start_from",), mapping.get("start_from"))]
+        if isinstance(models, list):
+            wanted += [(("models", index), name) for index, name in enumerate(models)]
+        earlier = everyone[: everyone.index(stage)]
+        trained = [name for name in earlier if _makes_a_model(classes.get(("stages", name)))]
+        for keys, name in wanted:
+            if isinstance(name, str) and keys[0] in classes["stages", stage].model_fields and name not in trained:
+                yield Problem(("stages", stage, *keys), _no_such_model(name, stage, everyone, trained))
+
+
+def _makes_a_model(stage: type[Settings] | None) -> bool:
+    return stage is None or "policy" in stage.produces  # a stage of unknown type has its own error
+
+
+def _no_such_model(name: str, stage: str, everyone: list[str], trained: list[str]) -> str:
+    if name not in everyone:
+        return f"no stage is called {name!r}{did_you_mean(name, trained)}"
+    choice = f"choose one of: {', '.join(trained)}" if trained else "no stage before this one trains a model"
+    if everyone.index(name) >= everyone.index(stage):
+        return f"must be an earlier stage, got {name!r}; {choice}"
+    return f"must be a stage that trains a model, got {name!r}; {choice}"
+
+
+def _extra(model: type[Settings], tree: Mapping[str, Any], classes: Classes) -> Iterator[Problem]:
+    for place, value in places(model, tree):
+        if not (place.keys[-1:] == ("extra",) and issubclass(place.owner, TrainSettings)):
+            continue
+        algorithm = classes.get((*place.keys[:2], "algorithm"))
+        sources = getattr(algorithm, "training_arguments", ())
+        for name in _mapping(value) if algorithm else ():
+            problem = extra_problem(name, sources)
+            if problem:
+                yield Problem((*place.keys, name), problem, at_key=True)
+
+
+def _arithmetic(model: type[Settings], tree: Mapping[str, Any], stages: list[str]) -> Iterator[Problem]:
+    """Yield batch sizes that do not divide, of stages that are valid by themselves."""
+    engine = _valid(model, tree.get("engine", {}), "engine")
+    for stage in stages if engine else ():
+        found = batches(_valid(model, tree["stages"][stage], "stages", stage), engine)
+        for key, message in found.problems() if found else ():
+            yield Problem(("stages", stage, *key.split(".")), message)
+
+
+def _valid(model: type[Settings], value: Any, *keys: str) -> Settings | None:
+    installed = follow(model, keys).installed
+    settings = installed.member(value) if installed else None
+    try:
+        return settings.model_validate(installed.named(value)) if settings and installed else None
+    except ValidationError:
+        return None
