@@ -25,15 +25,22 @@ class Children(NamedTuple):
 class Constraint(Protocol):
     """A finite tree of allowed completions."""
 
-    max_tokens: int
-    """The length of the longest completion, in tokens."""
+    @property
+    def max_tokens(self) -> int:
+        """The length of the longest completion, in tokens."""
+        ...
+
+    @property
+    def end_token(self) -> int | None:
+        """The token that ends every completion; None where completions end by themselves."""
+        ...
 
     def to(self, device: object) -> Constraint:
         """Return the same tree on another device."""
         ...
 
     def children(self, nodes: Tensor, depth: int | None = None) -> Children:
-        """Return the continuations of nodes (...); ``depth`` (all nodes at one depth) allows tighter padding."""
+        """Return the continuations of nodes (...); ``depth`` (no node is shallower, but for leaves) pads less."""
         ...
 
     def is_leaf(self, nodes: Tensor) -> Tensor:
