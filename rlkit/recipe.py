@@ -109,27 +109,36 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe
         document = parse_document(text)
     except YamlProblem as problem:
         raise RecipeError(f"{path}:{problem.mark}: {problem.message}") from problem
-    return _checked(document.tree, overrides, str(path), document, text)
+    tree, origins = apply_overrides(document.tree, overrides)
+    recipe = _checked(recipe_model(load_plugins()), tree, Text(str(path), document, origins))
+    return LoadedRecipe(recipe, str(path), text, plain_tree(recipe))
 
 
-def recipe_from_tree(tree: Mapping[str, Any], overrides: Sequence[str] = (), source: str = "recipe") -> LoadedRecipe:
+def recipe_from_tree(
+    tree: Mapping[str, Any], overrides: Sequence[str] = (), *, source: str = "recipe", registry: Registry | None = None
+) -> LoadedRecipe:
     """Check a recipe that comes as plain data; problems are named by ``source`` and dotted key.
+
+    Args:
+        tree: the recipe; settings objects are welcome wherever a mapping is.
+        overrides: ``dotted.key=value``, the value in YAML.
+        source: what messages call it.
+        registry: what is installed; none: what ``load_plugins`` finds.
 
     Raises:
         RecipeError: every problem that was found.
         PluginError: a plugin does not load.
     """
-    return _checked(dict(tree), overrides, source, Document(), "")
+    tree, origins = apply_overrides(dict(tree), overrides)
+    recipe = _checked(recipe_model(registry or load_plugins()), tree, Text(source, Document(), origins))
+    return LoadedRecipe(recipe, source, "", plain_tree(recipe))
 
 
-def _checked(
-    tree: dict[str, Any], overrides: Sequence[str], source: str, document: Document, text: str
-) -> LoadedRecipe:
-    tree, origins = apply_overrides(tree, overrides)
-    recipe, problems = _validate(recipe_model(load_plugins()), tree)
-    if recipe is None or document.problems:
-        raise Text(source, document, origins).error(problems)
-    return LoadedRecipe(recipe, source, text, plain_tree(recipe))
+def _checked(model: type[Recipe], tree: dict[str, Any], text: Text) -> Recipe:
+    recipe, problems = _validate(model, tree)
+    if recipe is None or text.document.problems:
+        raise text.error(problems)
+    return recipe
 
 
 def _validate(model: type[Recipe], tree: dict[str, Any]) -> tuple[Recipe | None, list[Problem]]:

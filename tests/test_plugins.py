@@ -225,7 +225,7 @@ def test_settings_that_contain_themselves_are_refused(install):
             return [Component(SumSettings, "x:y")]
     """)
     with pytest.raises(
-        PluginError, match="acme_nudge: settings contain themselves through a slot.*SumSettings > SumSettings"
+        PluginError, match=r"acme_nudge: settings contain themselves through a slot.*SumSettings > SumSettings"
     ):
         recipe_from_tree(recipe_with({"type": "sft"}))
 
