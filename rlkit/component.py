@@ -92,4 +92,6 @@ class Component:
         try:
             return getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
-            raise PluginError(f"{self.name}: cannot import {self.target!r}: {error}; reinstall the package that provides it") from error
+            raise PluginError(
+                f"{self.name}: cannot import {self.target!r}: {error}; reinstall the package that provides it"
+            ) from error

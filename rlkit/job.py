@@ -41,6 +41,11 @@ class Job:
         return self.recipe.stages[self.stage]
 
     @property
+    def model(self) -> Any:
+        """Return the settings of the recipe's model."""
+        return self.recipe.model
+
+    @property
     def folder(self) -> Path:
         """Return the stage's folder."""
         return self.run.stage(self.output or self.stage)
@@ -118,11 +123,10 @@ class Job:
         Args:
             path: a stage's model; None: the one that this stage starts from.
         """
-        settings: Any = self.recipe.model
         path = path or self.start_model()
         self.domain.prepare(path)
-        target = self.registry.get("model", settings.type).load()
-        loaded = target(settings, path=path, new_tokens=self.domain.new_tokens, seed=self.seed)
+        target = self.registry.get("model", self.model.type).load()
+        loaded = target(self.model, path=path, new_tokens=self.domain.new_tokens, seed=self.seed)
         self.domain.bind(loaded.tokenizer)
         return loaded
 

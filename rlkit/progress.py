@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 SHOWN = ("loss", "eval_loss", "reward", "eval_hit_rate@10", "eval_ndcg@10", "eval_reward", "kl", "zero_signal")
+LABELS = {"eval_loss": "valid loss", "eval_hit_rate@10": "valid HR@10", "eval_ndcg@10": "valid NDCG@10", "eval_reward": "valid reward"}
 PLAIN_EVERY_SECONDS = 10.0
 
 
@@ -23,7 +24,8 @@ class StageProgress:
 
     def __init__(self, stage: str, total: int, done: int = 0, unit: str = "step") -> None:
         self.stage, self.total, self.unit = stage, total, unit
-        self.first, self.started, self.printed = done, time.monotonic(), 0.0
+        self.first = self.step = done
+        self.started = self.printed = time.monotonic()
         self.latest: dict[str, float] = {}
         self.bar: Progress | None = None
         if sys.stderr.isatty():
@@ -42,33 +44,36 @@ class StageProgress:
 
     def advance(self, step: int) -> None:
         """Move to a step."""
+        self.step = step
         if self.bar:
             self.bar.update(self.task, completed=step)
 
     def show(self, step: int, metrics: dict[str, float]) -> None:
         """Show the latest metrics, the newest value of each."""
         self.latest |= {name: metrics[name] for name in SHOWN if isinstance(metrics.get(name), int | float)}
-        text = "  ".join(
-            f"{name.removeprefix('eval_') if name != 'eval_loss' else 'valid loss'} {value:.4g}"
-            for name, value in self.latest.items()
-        )
+        self.step = step
         if self.bar:
-            self.bar.update(self.task, completed=step, metrics=text)
-        elif time.monotonic() - self.printed > PLAIN_EVERY_SECONDS or step >= self.total:
+            self.bar.update(self.task, completed=step, metrics=self._metrics())
+        elif time.monotonic() - self.printed > PLAIN_EVERY_SECONDS:
             self.printed = time.monotonic()
-            print(
-                f"{self.stage}: {self.unit} {step}/{self.total}, {self._left(step)} left  {text}",
-                file=sys.stderr,
-                flush=True,
-            )
-
-    def _left(self, step: int) -> str:
-        done = step - self.first
-        seconds = (time.monotonic() - self.started) / done * (self.total - step) if done else 0.0
-        return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+            self._print()
 
     def close(self) -> None:
-        """End the display."""
+        """End the display; off a terminal with the last line."""
         if self.bar:
             self.bar.stop()
             self.bar = None
+        else:
+            self._print()
+
+    def _print(self) -> None:
+        left = f", {self._left()} left" if self.step < self.total else ""
+        print(f"{self.stage}: {self.unit} {self.step}/{self.total}{left}  {self._metrics()}".rstrip(), file=sys.stderr, flush=True)
+
+    def _metrics(self) -> str:
+        return "  ".join(f"{LABELS.get(name, name)} {value:.4g}" for name, value in self.latest.items())
+
+    def _left(self) -> str:
+        done = self.step - self.first
+        seconds = (time.monotonic() - self.started) / done * (self.total - self.step) if done else 0.0
+        return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

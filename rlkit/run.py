@@ -90,6 +90,10 @@ def _run_stage(job: Job, inputs: str) -> None:
 
 def execute(job: Job) -> dict[str, Any]:
     """Run one stage in this process; returns its artefacts."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     job.engine.prepare()
     return job.registry.get("stage", job.settings.type).load()(job)
 

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from transformers import set_seed
+from rich.console import Console
+from transformers import PrinterCallback, set_seed
 
 from rlkit.callbacks import last_checkpoint
 from rlkit.job import Job
 from rlkit.models.load import merged
 from rlkit.models.tokenizer import fingerprint
 from rlkit.models.wrapped import WrappedTrainer
+from rlkit.report.tables import evaluation_tables
 from rlkit.run_directory import content_hash
 
 
@@ -27,6 +29,7 @@ def train(job: Job) -> dict[str, Any]:
     set_seed(job.seed)
     settings: Any = job.settings.algorithm
     trainer = job.registry.get("algorithm", settings.type).load()(job)
+    trainer.remove_callback(PrinterCallback)  # our own progress shows the same numbers
     checkpoint = last_checkpoint(job.checkpoints) if job.rank == 0 or job.processes == 1 else None
     checkpoint = _agree(checkpoint, job)
     step = int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0
@@ -48,14 +51,13 @@ def _agree(checkpoint: Path | None, job: Job) -> Path | None:
 
 def _save(trainer: Any, job: Job) -> dict[str, Any]:
     """Write the model whole or not at all: Hugging Face layout, tokenizer, and what the domain needs."""
-    if isinstance(trainer, WrappedTrainer):
-        lm, state = trainer.model.lm, trainer.full_state()
-        state = {name[3:]: value for name, value in state.items() if name.startswith("lm.")}
-    else:
-        lm = trainer.model
-        state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    wrapped = isinstance(trainer, WrappedTrainer)
+    lm = trainer.model.lm if wrapped else trainer.model
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # a collective call under ZeRO-3
     if job.rank != 0:
         return {}
+    if wrapped:
+        state = {name[3:]: value for name, value in state.items() if name.startswith("lm.")}
     final, partial = job.folder / "model", job.folder / "model.partial"
     shutil.rmtree(partial, ignore_errors=True)
     if hasattr(lm, "merge_and_unload"):
@@ -72,6 +74,12 @@ def _save(trainer: Any, job: Job) -> dict[str, Any]:
 
 
 def evaluate(job: Job) -> dict[str, Any]:
-    """Let the domain evaluate the trained models."""
+    """Let the domain evaluate the trained models, and show the table."""
     set_seed(job.seed)
-    return job.domain.evaluate(job)
+    job.run.keep_lines(job.stage, before_step=0)
+    report = job.domain.evaluate(job)
+    console = Console()
+    for table in evaluation_tables(report):
+        console.print(table)
+    console.print(f"{report['n']} rows, {report.get('invalid', 0)} invalid; details in {job.folder}", highlight=False)
+    return {"evaluation": {"metrics": report["metrics"]}}

@@ -77,7 +77,7 @@ def training_arguments(
         max_grad_norm=settings.max_grad_norm,
         bf16=bf16,
         fp16=settings.precision == "fp16",
-        gradient_checkpointing=settings.gradient_checkpointing,
+        activation_checkpointing=settings.gradient_checkpointing,
         logging_steps=settings.log_every_steps,
         logging_nan_inf_filter=False,
         eval_strategy="steps",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
+import warnings
 from pathlib import Path
 
 from rlkit.engines.launch import error_file, result_file
@@ -14,13 +16,14 @@ from rlkit.run_directory import write_atomically
 
 def main(run_dir: Path, stage: str) -> int:
     """Run the stage on this rank; leave its artefacts, or its error, where the launcher looks."""
-    import os
-
+    # torch's own wrappers call what torch deprecated; once per collective, that buries everything else.
+    warnings.filterwarnings("ignore", message=".*is deprecated.*", category=FutureWarning, module="torch.distributed")
     from rlkit.run import execute_in_worker
 
     rank = int(os.environ["RANK"])
     try:
         artefacts = execute_in_worker(run_dir, stage)
+        _leave()
     except RlkitError as error:
         return _report(run_dir, stage, rank, list(error.problems), error.exit_code)
     except Exception as error:  # a bug: its traceback goes to this rank's log, one line to the terminal
@@ -30,7 +33,6 @@ def main(run_dir: Path, stage: str) -> int:
         return _report(run_dir, stage, rank, [line], 1)
     if rank == 0:
         write_atomically(result_file(run_dir, stage), json.dumps(artefacts))
-    _leave()
     return 0
 
 

@@ -123,7 +123,7 @@ class SequenceTrainer(WrappedTrainer):
     ) -> dict[str, float]:
         """Return the mean loss per target of the valid rows, each rank taking its share of them."""
         self.model.eval()
-        mine = range(self.args.process_index, len(self.eval_dataset), self.args.world_size)  # type: ignore[arg-type]
+        mine = range(self.args.process_index, len(self.eval_dataset), self.args.world_size)
         total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         size = 256
         for start in range(0, len(mine), size):
@@ -145,7 +145,7 @@ def sft(job: Job) -> Any:
     sequences = job.domain.train_sequences()
     if sequences is None:
         return _demonstration_trainer(job, loaded)
-    add_dropout(loaded.model, job.recipe.model.dropout)
+    add_dropout(loaded.model, job.model.dropout)
     return _sequence_trainer(job, loaded, sequences)
 
 
@@ -161,7 +161,7 @@ def _sequence_trainer(job: Job, loaded: LoadedModel, sequences: Any) -> Sequence
         seed=job.seed,
     )
     constraint = job.domain.constraint if job.domain.normalization == "children" else None
-    trainable = make_trainable(loaded, job.recipe.model)
+    trainable = make_trainable(loaded, job.model)
     return SequenceTrainer(
         SequenceModel(trainable, constraint),
         TrainingArguments(**job.training_arguments(_steps(train, len(sequences))), **_keep_best(train)),
@@ -190,7 +190,7 @@ def _demonstration_trainer(job: Job, loaded: LoadedModel) -> Any:
         dataset_kwargs={"skip_prepare_dataset": not settings.packing},
     )
     return SFTTrainer(
-        model=make_trainable(loaded, job.recipe.model),
+        model=make_trainable(loaded, job.model),
         args=config,
         train_dataset=data["train"],
         eval_dataset=data["valid"],

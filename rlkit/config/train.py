@@ -14,7 +14,9 @@ class TrainSettings(Settings):
 
     learning_rate: float = Field(1e-4, gt=0)
     """The peak learning rate."""
-    optimizer: Literal["adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adamw_bnb_8bit", "paged_adamw_32bit"] = "adamw_torch"
+    optimizer: Literal[
+        "adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adamw_bnb_8bit", "paged_adamw_32bit"
+    ] = "adamw_torch"
     """The optimizer, by its name in transformers."""
     weight_decay: float = Field(0.0, ge=0)
     """Decoupled weight decay."""
@@ -22,7 +24,9 @@ class TrainSettings(Settings):
     """Adam's decay of the first moment."""
     adam_beta2: float = Field(0.999, ge=0, lt=1)
     """Adam's decay of the second moment."""
-    schedule: Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt", "cosine_with_min_lr"] = "cosine"
+    schedule: Literal[
+        "linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt", "cosine_with_min_lr"
+    ] = "cosine"
     """The learning-rate schedule after warm-up."""
     schedule_options: dict[str, Any] = Field(default_factory=dict)
     """Further options of the schedule, such as ``min_lr_rate``."""

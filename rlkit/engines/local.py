@@ -47,6 +47,8 @@ class LocalEngine:
     def prepare(self) -> None:
         """Set up this process."""
         torch.set_num_threads(threads_per_process(self.settings.threads, self.processes))
+        if self.device == "cpu":
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")  # accelerate imports DeepSpeed, which would warn otherwise
 
     def arguments(self) -> dict[str, Any]:
         """Return what this engine adds to ``TrainingArguments``."""

@@ -34,6 +34,11 @@ class WrappedModel(nn.Module):
         """Return the language model's config; Trainer and DeepSpeed look at it."""
         return self.lm.config
 
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Return whether activations are recomputed; TRL looks at it."""
+        return self.lm.is_gradient_checkpointing
+
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
         """Pass on to the language model."""
         self.lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
@@ -89,6 +94,9 @@ class WrappedTrainer(Trainer):
 
     loss_is_scaled_for_ga = True
 
+    model: Any
+    control: Any
+
     def _prepare_inputs(self, inputs: Any) -> Any:
         # The default casts float inputs to bf16 under DeepSpeed; old log-probs and advantages must stay as they are.
         move = getattr(inputs, "to", None)
@@ -120,11 +128,11 @@ class WrappedTrainer(Trainer):
         else:
             load_wrapped(self.model, Path(self.state.best_model_checkpoint))
 
-    def full_state(self) -> Mapping[str, Tensor]:
-        """Return the whole state of the model on every rank that saves (ZeRO-3: gathered; a collective call)."""
-        if self.is_deepspeed_enabled and self.model_wrapped is not self.model:
-            return self.accelerator.get_state_dict(self.model_wrapped)
-        return self.model.state_dict()
+    @property
+    def is_sharded(self) -> bool:
+        """Return whether parameters are spread over ranks (ZeRO-3)."""
+        engine = self.model_wrapped
+        return self.is_deepspeed_enabled and engine is not self.model and engine.zero_optimization_stage() == 3
 
 
 @torch.no_grad()

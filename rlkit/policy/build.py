@@ -35,7 +35,7 @@ def policy_trainer(
     arguments = _arguments(job, settings, loop)
     constraint = job.domain.constraint
     model = PolicyModel(
-        make_trainable(loaded, job.recipe.model),
+        make_trainable(loaded, job.model),
         None if constraint is None else constraint.to(arguments.device),
         job.domain.normalization,
         rollout.temperature,

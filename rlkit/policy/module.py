@@ -28,7 +28,7 @@ class PolicyModel(WrappedModel):
     ) -> None:
         super().__init__(lm)
         self.constraint, self.temperature, self.forward_mode = constraint, temperature, forward_mode
-        self.normalization = normalization if constraint is not None else "vocabulary"
+        self.normalization: Any = normalization if constraint is not None else "vocabulary"
         without_dropout(self)
 
     def forward(self, batch: GroupBatch, with_entropy: bool = True) -> PolicyOutput:
@@ -50,4 +50,4 @@ def without_dropout(model: nn.Module) -> None:
         if isinstance(module, nn.Dropout):
             module.p = 0.0
         if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0
+            setattr(module, "attention_dropout", 0.0)  # noqa: B010  (a plain float, which torch does not know of)

@@ -41,10 +41,12 @@ class Truncation(NamedTuple):
 
 
 def kept_logits(logits: Tensor, truncation: Truncation) -> tuple[Tensor, Tensor]:
-    """Return the logits that stay, likeliest first, and their token ids.
+    """Return the logits that stay, and their token ids: likeliest first, or the whole vocabulary in its order.
+
+    With both limits top-k comes first, and top-p is a share of what it leaves.
 
     Args:
-        logits: (N, V).
+        logits: (N, V), finite or ``-inf``.
         truncation: what to keep; the likeliest token always stays.
 
     Returns:
@@ -92,49 +94,77 @@ def sample_text(
     Raises:
         TrainingError: the model returns logits that are not finite.
     """
-    uniform = torch.stack([torch.rand(group_size, max_tokens, generator=g) for g in generators])  # (B, G, C)
-    uniform = uniform.flatten(0, 1).to(prompts.device, torch.float64)  # (N, C) with N = B * G
-    mask = prompt_mask.long()
-    positions = (mask.cumsum(-1) - 1).clamp_min(0)
-    out = lm(
-        prompts,
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=DynamicCache(),
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    cache, logits = out.past_key_values, out.logits[:, -1].repeat_interleave(group_size, 0)  # (N, V)
-    cache.batch_repeat_interleave(group_size)
-    mask, position = mask.repeat_interleave(group_size, 0), mask.sum(-1, keepdim=True).repeat_interleave(group_size, 0)
-    alive = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
-    columns: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    noise = torch.stack([torch.rand(group_size, max_tokens, generator=g, dtype=torch.float64) for g in generators])
+    noise = noise.flatten(0, 1).to(prompts.device)  # (N, C) with N = B G
+    rows = _Rows(lm, prompts, prompt_mask, group_size)
+    alive = torch.ones(len(noise), dtype=torch.bool, device=prompts.device)
+    columns: list[tuple[Tensor, ...]] = []
     for step in range(max_tokens):
-        token, logprob, kept = _draw(logits, truncation, uniform[:, step])
+        if step:
+            rows.append(columns[-1][0])
+        token, logprob, kept = _draw(rows.logits, truncation, noise[:, step])
         token = token.masked_fill(~alive, pad_token_id)
-        columns.append((token, alive, logprob.masked_fill(~alive, 0.0), kept))
+        columns.append((token, alive, logprob.masked_fill(~alive, 0.0), kept.masked_fill(~alive[:, None], -1)))
         alive = alive & (token != end_token_id)
-        if not alive.any() or step == max_tokens - 1:
+        if not alive.any():
             break
-        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
-        out = lm(
-            token[:, None], attention_mask=mask, position_ids=position + step, past_key_values=cache, use_cache=True
-        )
-        logits = out.logits[:, -1]
     return _stack(columns, alive, len(prompts), group_size, truncation.active)
 
 
-def _draw(logits: Tensor, truncation: Truncation, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw a token per row by inverting the cumulative distribution of what is kept."""
-    values, ids = kept_logits(logits, truncation)
-    if not torch.isfinite(values[:, 0]).all() and not torch.isfinite(values.max(-1).values).all():
+class _Rows:
+    """N = B G growing rows with a cache; the prompts are computed once, then their cache is repeated.
+
+    Args:
+        lm: a causal language model.
+        prompts: (B, P) left-padded.
+        prompt_mask: (B, P) 1 on tokens.
+        group_size: G.
+    """
+
+    def __init__(self, lm: Any, prompts: Tensor, prompt_mask: Tensor, group_size: int) -> None:
+        self.lm, mask = lm, prompt_mask.long()
+        out = lm(
+            input_ids=prompts,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(-1) - 1).clamp_min(0),
+            past_key_values=DynamicCache(),
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self.cache = out.past_key_values
+        self.cache.batch_repeat_interleave(group_size)
+        self.logits = out.logits[:, -1].repeat_interleave(group_size, 0)  # (N, V)
+        self.mask = mask.repeat_interleave(group_size, 0)  # (N, positions so far)
+        self.next_position = self.mask.sum(-1, keepdim=True)  # (N, 1)
+
+    def append(self, tokens: Tensor) -> None:
+        """Put a token (N,) behind each row and compute the logits after it."""
+        self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], 1)
+        out = self.lm(
+            input_ids=tokens[:, None],
+            attention_mask=self.mask,
+            position_ids=self.next_position,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        self.logits, self.next_position = out.logits[:, -1], self.next_position + 1
+
+
+def _draw(logits: Tensor, truncation: Truncation, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw a token per row by inverting the cumulative distribution of what is kept.
+
+    Returns:
+        (N,) tokens, (N,) their log-probs, and (N, W) the ids that were kept (W = 0 where nothing is cut off).
+    """
+    if not torch.isfinite(logits.amax(-1)).all():  # NaN or +inf anywhere, or nothing but -inf
         raise TrainingError(
             "rollout: the policy's logits are not finite; lower the learning rate or look at the last good checkpoint"
         )
+    values, ids = kept_logits(logits, truncation)
     logprobs = values.log_softmax(-1)  # (N, W)
     cumulative = logprobs.double().exp().cumsum(-1)
-    place = (cumulative < uniform[:, None] * cumulative[:, -1:]).sum(-1, keepdim=True)
-    place = place.clamp_max(values.shape[-1] - 1)  # (N, 1)
+    # "<=", so that a noise of exactly 0 never lands on a token without mass
+    place = (cumulative <= noise[:, None] * cumulative[:, -1:]).sum(-1, keepdim=True)  # (N, 1)
     kept = ids.masked_fill(torch.isneginf(values), -1) if truncation.active else ids[:, :0]
     return ids.gather(1, place)[:, 0], logprobs.gather(1, place)[:, 0], kept
 
@@ -144,7 +174,7 @@ def _stack(columns: list[tuple[Tensor, ...]], alive: Tensor, prompts: int, group
     tokens, mask, logprobs = (torch.stack([column[i] for column in columns], -1).view(shape) for i in range(3))
     kept = None
     if active:
-        width = max(column[3].shape[-1] for column in columns)
+        width = max(int((column[3] >= 0).sum(-1).max()) for column in columns)  # of rows that had not ended
         padded = [torch.nn.functional.pad(c[3], (0, width - c[3].shape[-1]), value=-1) for c in columns]
         kept = torch.stack(padded, 1).view(*shape, width)
     return Sampled(tokens, mask, logprobs, alive.view(prompts, group_size), kept)

@@ -136,7 +136,7 @@ class PolicyTrainer(WrappedTrainer):
         events: Any,
         **kwargs: Any,
     ) -> None:
-        super().__init__(model, args, **kwargs)
+        super().__init__(model, args, eval_dataset=_Tickets(), **kwargs)  # never read: the collector has the prompts
         self.algorithm, self.settings, self.loop, self.collector = algorithm, settings, loop, collector
         self.log_sample, self.events = log_sample, events
         self.cursor = self.rollout = 0
@@ -227,7 +227,7 @@ class PolicyTrainer(WrappedTrainer):
     @contextmanager
     def _whole_policy(self) -> Iterator[Any]:
         """Give the language model with all its weights on this rank (ZeRO-3: gathered while the block runs)."""
-        if not self.is_deepspeed_enabled or self.model_wrapped is self.model:
+        if not self.is_sharded:
             yield self.model.lm
             return
         from trl.models import unwrap_model_for_generation
@@ -352,7 +352,7 @@ class PolicyTrainer(WrappedTrainer):
 
     @contextmanager
     def _gathered_for_writing(self) -> Iterator[None]:
-        if self.is_deepspeed_enabled and self.model_wrapped.zero_optimization_stage() == 3:
+        if self.is_sharded:
             import deepspeed
 
             with deepspeed.zero.GatheredParameters(list(self.model.parameters()), modifier_rank=0):

@@ -119,7 +119,10 @@ class SemanticIds:
             raise DataError(f"{path}: not valid JSON: {error}; write the semantic IDs again") from error
         if problems := _problems(content):
             raise DataError(*(f"{path}: {problem}; write the semantic IDs again" for problem in problems))
-        ids = SemanticIds(tuple(map(tuple, content["tokens"])), content["normalization"], content["method"])
+        try:
+            ids = SemanticIds(tuple(map(tuple, content["tokens"])), content["normalization"], content["method"])
+        except DataError as error:
+            raise DataError(*(f"{path}: {problem}" for problem in error.problems)) from error
         if content["fingerprint"] != ids.fingerprint():
             raise DataError(
                 f"{path}: the content was changed after it was written, got fingerprint {content['fingerprint']!r}"

@@ -33,7 +33,7 @@ class ItemTokens:
         self.nodes = [np.asarray(row, dtype=np.int64) for row in nodes]
         self.begin = np.asarray(begin, dtype=np.int64)
 
-    def encode(self, items: Sequence[int], predict_from: int = 0) -> dict[str, np.ndarray]:
+    def encode(self, items: Sequence[int] | np.ndarray, predict_from: int = 0) -> dict[str, np.ndarray]:
         """Return ``input_ids``, ``labels`` and ``nodes`` (T,) of a sequence; items before ``predict_from`` carry no loss."""
         ids = np.concatenate([self.begin, *(self.tokens[item] for item in items)])
         silent = len(self.begin) + sum(len(self.tokens[item]) for item in items[:predict_from])

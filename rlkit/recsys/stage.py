@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from rich.console import Console
 
 from rlkit.config.stages import EvaluateStageSettings
 from rlkit.errors import RecipeError
@@ -18,7 +16,6 @@ from rlkit.progress import StageProgress
 from rlkit.recsys.evaluation import EvaluationRows, evaluate_baselines, evaluate_ranked
 from rlkit.recsys.evaluation_files import eval_report, write_ranked, write_report
 from rlkit.recsys.recommend import Ranking, rank
-from rlkit.report.tables import evaluation_table
 
 if TYPE_CHECKING:
     from rlkit.recsys.domain import RecommendationDomain
@@ -36,7 +33,7 @@ def semantic_ids(job: Job) -> dict[str, Any]:
 
 
 def evaluate(job: Job, domain: RecommendationDomain) -> dict[str, Any]:
-    """Rank the split's rows with each model, print the table, and write ``eval.json`` and ``ranked.jsonl``."""
+    """Rank the split's rows with each model, write ``eval.json`` and ``ranked.jsonl``, and return the report."""
     settings: EvaluateStageSettings = job.settings
     names = list(settings.models) or job.trained_stages()
     if not names:
@@ -54,8 +51,7 @@ def evaluate(job: Job, domain: RecommendationDomain) -> dict[str, Any]:
     for name, ranking in rankings.items():
         write_ranked(job.folder / _ranked_name(name, names), rows, keys, ranking.sids, ranking.scores)
     write_report(job.folder / "eval.json", report)
-    _show(report, job.folder)
-    return {"evaluation": {"metrics": {name: report["metrics"][name] for name in sorted(report["metrics"])}}}
+    return report
 
 
 def _ranked_name(name: str, names: Sequence[str]) -> str:
@@ -86,10 +82,3 @@ def _rank(job: Job, domain: RecommendationDomain, name: str, count: int) -> Rank
     row = {"stage": job.stage, "step": 0, "model": name, "users_per_second": round(len(prompts) / seconds, 1)}
     job.run.append("metrics.jsonl", row)
     return ranking
-
-
-def _show(report: dict[str, Any], folder: Path) -> None:
-    console = Console()
-    for level in ("", "item/"):
-        console.print(evaluation_table(report["rows"], level))
-    console.print(f"{report['n']} rows, {report['users']} users, {report['invalid']} invalid; details in {folder}", highlight=False)

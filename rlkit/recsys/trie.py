@@ -6,7 +6,7 @@ and needs no array of its own; a node's continuations are one slice of ``tokens`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -178,31 +178,33 @@ class Trie:
         Raises:
             DeadPrefixError: nothing is left for a request.
         """
+        limited = {row: ids for row, ids in enumerate(allowed or []) if ids is not None}
+        gone, kept = self._leaf_keys(dict(enumerate(banned or []))), self._leaf_keys(limited)
         alive = torch.ones(num_requests, self.num_nodes, dtype=torch.bool, device=self.offsets.device)
-        bans = [set(ids) for ids in banned] if banned is not None else [set[int]() for _ in range(num_requests)]
-        keeps = [None if ids is None else set(ids) for ids in allowed] if allowed is not None else [None] * num_requests
-        limited = [request for request, keep in enumerate(keeps) if keep is not None]
-        alive[limited] = False
-        alive.view(-1)[self._paths({request: (keeps[request] or set()) - bans[request] for request in limited})] = True
-        passed, counts = self._paths(dict(enumerate(bans))).unique(return_counts=True)
+        alive[list(limited)] = False
+        alive.view(-1)[self._paths(kept[~torch.isin(kept, gone)])] = True
+        passed, counts = self._paths(gone).unique(return_counts=True)
         alive.view(-1)[passed[counts == self.leaf_counts[passed % self.num_nodes]]] = False
         if not alive[:, 0].all():
             empty = (~alive[:, 0]).nonzero().flatten().tolist()
             raise DeadPrefixError(f"filter: nothing is left for requests, got {empty!r}; ban less or allow more")
         return alive
 
-    def _paths(self, sequences: dict[int, set[int]]) -> Tensor:
-        """Return ``request * nodes + node`` for every node from each of a request's leaves up to the root."""
-        request = torch.tensor([key for key, ids in sequences.items() for _ in ids], device=self.offsets.device)
-        index = torch.tensor([i for ids in sequences.values() for i in ids], device=self.offsets.device)
-        base = (request * self.num_nodes).long()
-        keys = (base + self.leaves[index.long()]).unique()  # equal sequences share a leaf
-        base, node = keys - keys % self.num_nodes, keys % self.num_nodes
-        found = [keys]
-        while len(node):
-            node = torch.searchsorted(self.offsets, (node - 1).to(self.offsets.dtype), right=True) - 1  # its parent
+    def _leaf_keys(self, sequences: Mapping[int, Sequence[int]]) -> Tensor:
+        """Return ``request * nodes + leaf`` of each request's sequences; equal sequences share a leaf."""
+        request = [row for row, ids in sequences.items() for _ in ids]
+        index = [sequence for ids in sequences.values() for sequence in ids]
+        rows, indices = torch.tensor([request, index], dtype=torch.long, device=self.offsets.device)
+        return (rows * self.num_nodes + self.leaves[indices]).unique()
+
+    def _paths(self, keys: Tensor) -> Tensor:
+        """Return the keys of all nodes from these, each on the way of its own leaf, up to the root."""
+        node = keys % self.num_nodes
+        base, found = keys - node, [keys]
+        while len(base := base[node > 0]):
+            edge = node[node > 0] - 1
+            node = torch.searchsorted(self.offsets, edge.to(self.offsets.dtype), right=True) - 1  # its parent
             found.append(base + node)
-            base, node = base[node > 0], node[node > 0]
         return torch.cat(found)
 
     @cached_property

@@ -48,6 +48,13 @@ def evaluation_table(rows: Sequence[Mapping[str, Any]], level: str = "", ks: Seq
     return table
 
 
+def evaluation_tables(report: Mapping[str, Any]) -> list[Table]:
+    """Return the tables of an evaluation: one for every level that it measured."""
+    rows = report.get("rows") or [{"name": "model", "kind": "model", **report}]
+    levels = [level for level in LEVELS if any(name.startswith(f"{level}hit_rate@") for name in rows[0]["metrics"])]
+    return [evaluation_table(rows, level) for level in levels]
+
+
 def comparison_table(comparison: Comparison) -> Table:
     """Lay out two runs metric by metric, with the paired difference, its 95 % interval and p."""
     a_name, b_name = escape(comparison.a), escape(comparison.b)

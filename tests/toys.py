@@ -1,0 +1,55 @@
+"""Small real objects that several tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from rlkit.config.models import CausalLMSettings
+from rlkit.models.load import LoadedModel, load_causal_lm
+
+ROOT = Path(__file__).parent.parent
+
+
+def data_folder(name: str) -> Path:
+    """Return a folder of real data, found through RLKIT_DATA; skip the test where it is absent."""
+    base = Path(os.environ.get("RLKIT_DATA", ROOT.parent / "shared" / "data"))
+    if not (base / name).is_dir():
+        pytest.skip(f"no data in {base / name}; set RLKIT_DATA")
+    return base / name
+
+
+def tiny_model(new_tokens: tuple[str, ...] = (), seed: int = 0) -> LoadedModel:
+    """Return a model of two narrow layers."""
+    settings = CausalLMSettings(hidden_size=32, intermediate_size=64, layers=2)
+    return load_causal_lm(settings, new_tokens=new_tokens, seed=seed)
+
+
+def tiny_recipe(**changes: object) -> dict:
+    """Return the tree of a recipe that runs in seconds: a small demo shop, two layers, a few steps."""
+    train = {"batch_size": 16, "max_steps": 6, "report_to": [], "log_every_steps": 2}
+    tree: dict = {
+        "name": "tiny",
+        "model": {"hidden_size": 32, "intermediate_size": 64, "layers": 2},
+        "domain": {"type": "recommendation", "data": {"type": "demo", "users": 300, "items": 60}},
+        "stages": {
+            "semantic_ids": {"type": "semantic_ids"},
+            "sft": {
+                "algorithm": {"type": "sft"},
+                "train": {**train, "learning_rate": 3e-3, "evaluate_every_steps": 3},
+            },
+            "grpo": {
+                "algorithm": {
+                    "type": "grpo",
+                    "group_size": 4,
+                    "rewards": [{"type": "item_match"}, {"type": "prefix_match"}],
+                    "validate_on": {"prompts": 16, "num_beams": 10, "every_steps": 2},
+                },
+                "train": {**train, "learning_rate": 1e-3, "batch_size": 8},
+            },
+            "evaluate": {"type": "evaluate", "num_beams": 10, "max_rows": 64, "k": [1, 5, 10]},
+        },
+        "engine": {"threads": 1},
+    }
+    return tree | changes
