@@ -1,0 +1,1 @@
+"""The chat domain: one turn, a prompt and its answer."""

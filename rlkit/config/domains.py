@@ -79,14 +79,26 @@ class ChatSettings(Settings):
     type: Literal["chat"] = "chat"
     produces: ClassVar[tuple[str, ...]] = ("Prompt", "Demonstration")
 
-    train: str
+    train: str = Field(min_length=1)
     """A JSONL file with ``prompt`` and ``answer``."""
-    valid: str | None = None
+    valid: str | None = Field(None, min_length=1)
     """Another such file; none: the last tenth of ``train``."""
-    test: str | None = None
+    test: str | None = Field(None, min_length=1)
     """Another such file; none: the valid rows."""
     system: str | None = None
     """A system message before every prompt."""
+    max_completion_tokens: int = Field(256, ge=1)
+    """Where greedy answers, on valid and test, are cut off; an answer that was cut off counts as wrong."""
+
+    def check(self) -> None:
+        """Read the files whole, as a run does.
+
+        Raises:
+            DataError: every problem found, by file and line.
+        """
+        from rlkit.chat.data import read_chat
+
+        read_chat(self)
 
 
 __all__ = ["AugmentSettings", "ChatSettings", "RecommendationSettings", "ResidualKMeansSettings", "TaskSettings"]
