@@ -37,7 +37,7 @@ class WrappedModel(nn.Module):
     @property
     def is_gradient_checkpointing(self) -> bool:
         """Return whether activations are recomputed; TRL looks at it."""
-        return self.lm.is_gradient_checkpointing
+        return bool(getattr(self.lm, "is_activation_checkpointing", False))
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
         """Pass on to the language model."""
