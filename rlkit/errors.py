@@ -62,10 +62,11 @@ class DeadPrefixError(TrainingError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'? (known: ...)"`` for a name that is not among the known ones."""
+    """Return ``"; did you mean 'x'? (known: ...)"`` or ``"; choose one of: ..."`` for a name that is not known."""
     import difflib
 
     choices = sorted(known)
     close = difflib.get_close_matches(name, choices, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ";"
-    return f"{hint} (known: {', '.join(choices)})" if choices else hint.rstrip(";")
+    if close:
+        return f"; did you mean {close[0]!r}? (known: {', '.join(choices)})"
+    return f"; choose one of: {', '.join(choices)}" if choices else ""

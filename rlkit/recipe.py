@@ -146,7 +146,7 @@ def _validate(model: type[Recipe], tree: dict[str, Any]) -> tuple[Recipe | None,
     try:
         recipe = model.model_validate(tree)
     except ValidationError as error:
-        return None, problems + translate(model, error)
+        return None, problems + translate(model, tree, error)
     return (None if problems else recipe), problems
 
 

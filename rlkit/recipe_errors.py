@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, get_origin
+from typing import Any
 
 from pydantic import ValidationError
 
 from rlkit.component import Settings
 from rlkit.errors import RecipeError, did_you_mean
 from rlkit.recipe_overrides import where
-from rlkit.recipe_schema import TAG, Installed, Place, field_form, follow, members, places
+from rlkit.recipe_schema import TAG, Installed, Place, follow, owners, places
 from rlkit.recipe_yaml import Document, Keys, Mark
 
 _BOUNDS = {
@@ -87,7 +87,7 @@ class Text:
         return key if at_key or key.line < value.line else value
 
 
-def translate(model: type[Settings], error: ValidationError) -> list[Problem]:
+def translate(model: type[Settings], tree: Any, error: ValidationError) -> list[Problem]:
     """Return pydantic's errors in a recipe's words; the branches of a plain union become one problem."""
     branches: dict[Keys, list[str]] = {}
     problems: list[Problem] = []
@@ -95,11 +95,13 @@ def translate(model: type[Settings], error: ValidationError) -> list[Problem]:
         if detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]:
             continue  # pydantic does not count entries that have errors of their own
         place = follow(model, detail["loc"])
-        message = _message(place, detail) + _forgotten_type(model, detail)
+        unknown = detail["type"] == "extra_forbidden"
+        hint = _forgotten_type(model, detail)
+        message = _message(place, detail) + (hint or (_suggestion(place, model, tree) if unknown else ""))
         if place.branch:
             branches.setdefault(place.keys, []).append(message)
         else:
-            at_key = detail["type"] == "extra_forbidden" or "[key]" in detail["loc"]
+            at_key = unknown or "[key]" in detail["loc"]
             names_type = detail["type"].startswith("union_tag") and isinstance(detail["input"], dict)
             keys = (*place.keys, "type") if names_type else place.keys
             problems.append(Problem(keys, message, at_key))
@@ -119,7 +121,7 @@ def _message(place: Place, detail: Any) -> str:
     kind, context, value = detail["type"], detail.get("ctx", {}), detail["input"]
     first, _, rest = kind.partition("_")
     if kind == "extra_forbidden":
-        return _unknown_key(place)
+        return "no such setting"
     if kind == "missing":
         return _missing(place)
     if kind in ("union_tag_invalid", "union_tag_not_found"):
@@ -151,18 +153,21 @@ def _own_words(message: str, value: Any) -> str:
     return f"{wrong}, got {_short(value)}{semicolon}{advice}"
 
 
-def _unknown_key(place: Place) -> str:
+def _suggestion(place: Place, model: type[Settings], tree: Any) -> str:
+    """Suggest a setting of this very place, else the places of the recipe that have a setting of this name."""
     key, fields = str(place.keys[-1]), place.owner.model_fields
-    for name, field in fields.items():
-        if key != "type" and any(key in settings.model_fields for settings in members(field_form(field))):
-            below = f"{name}.NAME.{key}" if get_origin(field.annotation) is dict else f"{name}.{key}"
-            return f"no such setting here; did you mean {below!r}?"
-    return f"no such setting{did_you_mean(key, fields)}"
+    here = did_you_mean(key, fields)
+    found = [".".join(map(str, (*keys, key))) for keys, owner in owners(model, tree) if key in owner.model_fields]
+    if "did you mean" in here or not found or key == "type":
+        return here
+    around = ".".join(map(str, place.keys[:-1]))
+    below = [path for path in found if path.startswith(f"{around}.")]
+    return f" here; did you mean {' or '.join(repr(path) for path in (below or found)[:3])}?"
 
 
 def _missing(place: Place) -> str:
     if place.installed:
-        return f"required, not set; give it a type (known: {', '.join(place.installed.members)})"
+        return f"required, not set; give it a type: {', '.join(place.installed.members)}"
     description = place.owner.model_fields[str(place.keys[-1])].description
     return "required, not set; add it" + (f" ({description.splitlines()[0].rstrip('.')})" if description else "")
 
@@ -173,7 +178,7 @@ def _not_installed(installed: Installed, value: Any) -> str:
         advice = f"write {{type: {value}}}" if value in list(known) else f"its type is one of: {', '.join(known)}"
         return f"expected a mapping, got {_short(value)}; {advice}"
     if "type" not in value:
-        return f"required, not set; say which {kind} (known: {', '.join(known)})"
+        return f"required, not set; say which {kind}: {', '.join(known)}"
     name = str(value["type"])
     if not known:
         return f"no {kind} is called {name!r}; none is installed (`rlkit plugins` lists what is)"

@@ -71,8 +71,8 @@ def extra_problem(name: str, sources: Sequence[str]) -> str | None:
 
 def _near(name: str, known: set[str]) -> str:
     """Return the suggestion without the list of all the arguments, which is long."""
-    suggestion = did_you_mean(name, known).partition(" (")[0]
-    return suggestion if len(suggestion) > 1 else f"; the {len(known)} arguments are in transformers' documentation"
+    suggestion, listed, _ = did_you_mean(name, known).partition(" (known: ")
+    return suggestion if listed else f"; the {len(known)} arguments are in transformers' documentation"
 
 
 @cache

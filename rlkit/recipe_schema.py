@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 
 from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, create_model
@@ -125,8 +125,11 @@ class _Narrowing:
         if isinstance(form, type) and issubclass(form, Settings):
             return self.settings(form)
         parts = get_args(form)
-        if get_origin(form) is Annotated and (slot := _slot(parts[1:])):
-            return self._installed(slot, False)
+        if get_origin(form) is Annotated:
+            if slot := _slot(parts[1:]):
+                return self._installed(slot, False)
+            inner = self._form(parts[0])
+            return form if inner is parts[0] else Annotated[inner, *parts[1:]]
         new = tuple(self._form(part) for part in parts)
         if all(one is other for one, other in zip(new, parts, strict=True)):
             return form
@@ -181,6 +184,8 @@ def _step(place: Place, part: str | int) -> Place:
     form = bare(place.form)
     if part == "[key]":  # the key of a mapping, not its value
         return place._replace(form=Any)
+    if form is Any and str(part).startswith(TAG):  # inside a plain union, whose branches are not followed
+        return place
     if isinstance(form, Installed):
         settings = form.members[str(part).removeprefix(TAG)]
         return place._replace(owner=settings, form=settings)
@@ -190,8 +195,7 @@ def _step(place: Place, part: str | int) -> Place:
     if isinstance(form, type) and issubclass(form, Settings):
         field = form.model_fields.get(str(part))
         return Place(keys, form, field_form(field) if field else Any, False)
-    parts = get_args(form) or (Any,)
-    return place._replace(keys=keys, form=parts[-1] if get_origin(form) is dict else parts[0])
+    return place._replace(keys=keys, form=_entry(form))
 
 
 def places(model: type[Settings], tree: Any) -> Iterator[tuple[Place, Any]]:
@@ -210,14 +214,26 @@ def _inside(place: Place, value: Any) -> Iterator[tuple[Place, Any]]:
         yield from _inside(_step(place, key), entry)
 
 
-def members(form: Any) -> list[type[Settings]]:
-    """Return the settings classes that may stand in a field, or in the entries of its mapping."""
+def owners(
+    form: Any, value: Any, keys: tuple[str | int, ...] = ()
+) -> Iterator[tuple[tuple[str | int, ...], type[Settings]]]:
+    """Yield the path and the class of all settings in a plain tree, those included that it leaves to their defaults."""
     form = bare(form)
-    if get_origin(form) is dict:
-        form = bare(get_args(form)[1])
-    if isinstance(form, Installed):
-        return list(form.members.values())
-    return [form] if isinstance(form, type) and issubclass(form, Settings) else []
+    settings = form.member(value) if isinstance(form, Installed) else form
+    if isinstance(settings, type) and issubclass(settings, Settings):
+        yield keys, settings
+        for name, field in settings.model_fields.items():
+            yield from owners(field_form(field), value.get(name, {}) if isinstance(value, dict) else {}, (*keys, name))
+        return
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, entry in entries:
+        yield from owners(_entry(form), entry, (*keys, key))
+
+
+def _entry(form: Any) -> Any:
+    """Return the type of the entries of a list or of the values of a mapping."""
+    parts = get_args(form) or (Any,)
+    return parts[-1] if get_origin(form) in (dict, Mapping) else parts[0]
 
 
 def field_form(field: FieldInfo) -> Any:

@@ -32,7 +32,7 @@ FLOORS = (
     ("algorithms", "recsys", "chat", "engines", "reward_models", "report"),
     ("stages",),
     ("run", "worker"),
-    ("cli",),
+    ("cli", "__main__"),
 )
 NEIGHBORS = {"algorithms", "recsys", "chat", "engines", "reward_models", "report"}
 LIGHT = ("errors", "records", "component", "hookspecs", "config", "builtin", "plugins", "recipe", "rlhf_config", "cli")

@@ -106,7 +106,7 @@ def test_a_recipe_with_five_mistakes_reports_all_five_in_their_places(load):
         (
             "  type: recommendation",
             "  max_history: 3",
-            "r.yaml:2:1: domain.type: required, not set; say which domain (known: ",
+            "r.yaml:2:1: domain.type: required, not set; say which domain: chat, ",
         ),
         ("sft:", "s.ft:", "r.yaml:6:3: stages.s.ft: not a name for a stage, got 's.ft'; use letters"),
         (
@@ -128,7 +128,7 @@ def test_a_recipe_with_five_mistakes_reports_all_five_in_their_places(load):
         (
             "    algorithm: {type: sft}\n",
             "",
-            "r.yaml:6:3: stages.sft.algorithm: required, not set; give it a type (known: gr",
+            "r.yaml:6:3: stages.sft.algorithm: required, not set; give it a type: grpo, sft",
         ),
         ("1e-3", "fast", "r.yaml:8:28: stages.sft.train.learning_rate: expected a number, got 'fast'"),
         ("1e-3", "true", "r.yaml:8:28: stages.sft.train.learning_rate: expected a number, got true"),
@@ -193,11 +193,14 @@ def test_a_stage_named_like_a_type_without_its_type_gets_a_hint(load):
 
 def test_a_setting_at_the_wrong_depth_is_answered_with_the_right_one(load):
     assert load.problems(RECIPE.replace("train: {learning", "learning_rate: 1\n    train: {learning")) == [
-        "r.yaml:8:5: stages.sft.learning_rate: no such setting here; did you mean 'train.learning_rate'?"
+        "r.yaml:8:5: stages.sft.learning_rate: no such setting here; did you mean 'stages.sft.train.learning_rate'?"
     ]
-    assert load.problems(RECIPE, "algorithm.group_size=8") == [
-        "command line: 'algorithm.group_size=8': algorithm: no such setting here; did you mean 'stages.NAME.algorithm'?"
-    ]
+    (line,) = load.problems(RECIPE, "group_size=8")
+    hint = "no such setting here; did you mean 'stages.grpo.algorithm.group_size'?"
+    assert line == f"command line: 'group_size=8': group_size: {hint}"
+    assert load.problems(RECIPE, "algorithm.group_size=8")[0].endswith(
+        "no such setting here; did you mean 'stages.sft.algorithm' or 'stages.grpo.algorithm'?"
+    )
 
 
 def test_an_empty_list_of_rewards_is_an_error_but_wrong_rewards_do_not_also_count_as_empty(load):
@@ -510,18 +513,27 @@ def test_slots_deep_inside_components_are_narrowed_and_their_errors_have_places(
         type: Literal["outer"] = "outer"
         inner: InnerSettings = InnerSettings()
         many: dict[str, list[Annotated[Settings, Slot("reward")]]] = Field(default_factory=dict)
+        some: Annotated[tuple[Annotated[Settings, Slot("reward")], ...], Field(max_length=1)] | None = None
+        mixed: Annotated[Settings, Slot("reward")] | str = "none"
 
     component = Component(OuterSettings, "x:y")
     tree = {"type": "outer", "inner": {"reward": {"weight": 2}}, "many": {"a": [{"type": "prefix_match"}]}}
     recipe = _with(component, "algorithm", {"a": {"algorithm": tree}})
     assert recipe.stages["a"].algorithm.inner.reward == ItemMatchSettings(weight=2)
     assert recipe.stages["a"].algorithm.many["a"][0].type == "prefix_match"
+    tree["some"], tree["mixed"] = [{"type": "item_match"}], {"type": "item_match", "weight": 3}
+    algorithm = _with(component, "algorithm", {"a": {"algorithm": tree}}).stages["a"].algorithm
+    assert (algorithm.some, algorithm.mixed) == ((ItemMatchSettings(),), ItemMatchSettings(weight=3))
     tree = {"type": "outer", "inner": {"reward": {"wait": 2}}, "many": {"a": [{"type": "prefix_mach"}]}}
+    tree["some"], tree["mixed"] = [{"type": "item_match", "weight": "x"}], {"type": "item_match", "weight": "x"}
     with pytest.raises(RecipeError) as error:
         _with(component, "algorithm", {"a": {"algorithm": tree}})
     assert [line.partition(";")[0] for line in error.value.problems] == [
         "recipe: stages.a.algorithm.inner.reward.wait: no such setting",
         "recipe: stages.a.algorithm.many.a.0.type: no reward is called 'prefix_mach'",
+        "recipe: stages.a.algorithm.some.0.weight: expected a number, got 'x'",
+        "recipe: stages.a.algorithm.mixed.weight: expected a number, got 'x'",
+        "recipe: stages.a.algorithm.mixed: expected text, got {'type': 'item_match', 'weight': 'x'}",
     ]
 
 

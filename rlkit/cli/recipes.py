@@ -111,7 +111,7 @@ def schema() -> None:
 
 
 def init(
-    file: Annotated[Path, typer.Argument(metavar="[FILE]", help="Where to write it.", dir_okay=False)] = Path(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it.", dir_okay=False)] = Path(
         "recipe.yaml"
     ),
     domain: Domain = "recommendation",
