@@ -37,10 +37,9 @@ def allowed_logprobs(logits: Tensor, mask: Tensor, chosen: Tensor, temperature: 
 def log_distribution(logits: Tensor, mask: Tensor | None = None, temperature: float = 1.0) -> Tensor:
     """Return the log-probs of all candidates, in float32: bfloat16's three digits are too few for a ratio.
 
-    The mask is applied twice (the "double where"). Before the softmax, -inf takes the others out of the sum; a row of
-    nothing but -inf would be NaN, so a row without allowed candidates keeps its logits. After it, the -inf of the
-    others becomes 0: ``exp(-inf) * -inf``, as in the entropy, is NaN, and so is its gradient, even where a later mask
-    throws the value away.
+    The mask is applied twice (the "double where"). Before the softmax, -inf takes the others out of the sum. After it,
+    their -inf becomes 0: ``exp(-inf) * -inf``, as in the entropy, is NaN, and so is its gradient, even where a later
+    mask throws the value away. It also keeps a row without any allowed candidate, all NaN in between, at 0.
 
     Args:
         logits: (..., W) before the temperature.
@@ -54,8 +53,7 @@ def log_distribution(logits: Tensor, mask: Tensor | None = None, temperature: fl
     if mask is None:
         return logits.log_softmax(-1)
     allowed = mask.bool()
-    closed = ~allowed & allowed.any(-1, keepdim=True)
-    return logits.masked_fill(closed, -torch.inf).log_softmax(-1).masked_fill(~allowed, 0.0)
+    return logits.masked_fill(~allowed, -torch.inf).log_softmax(-1).masked_fill(~allowed, 0.0)
 
 
 def entropy(logprobs: Tensor) -> Tensor:

@@ -39,9 +39,10 @@ Mode = Literal["auto", "grouped", "dense"]
 Normalization = Literal["children", "vocabulary"]
 
 TOLERANCE = 1e-4
-"""Relative difference between grouped and dense states in float32: 1e-6 is usual, a wrong mask is off by 1e-2."""
-HALF_TOLERANCE = 5e-2
-"""In bfloat16, which has three digits."""
+"""Relative difference between grouped and dense states in float32. Measured with random weights of 2 to 28 layers: right
+rows 4e-7 to 5e-6, wrong positions 2e-2 and more, wrong masks 5e-1 and more."""
+HALF_TOLERANCE = 1e-1
+"""In bfloat16, where right rows differ by 4e-3 to 5e-2: a wrong mask is still caught."""
 
 
 class PolicyOutput(NamedTuple):
@@ -139,7 +140,7 @@ def _over_children(
 
 
 def _columns(token_ids: Tensor) -> Tensor:
-    """Return where each vocabulary id stands among the sorted (S,) ids; a table, as searching them is ten times slower."""
+    """Return where each vocabulary id stands among (S,) sorted ids: a table, as searching them is ten times slower."""
     columns = token_ids.new_zeros(int(token_ids[-1]) + 1)
     columns[token_ids] = torch.arange(len(token_ids), device=token_ids.device)
     return columns
