@@ -10,7 +10,7 @@ import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 
-from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, create_model
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, create_model
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
@@ -118,8 +118,8 @@ class _Narrowing:
             return None
         bare = copy.copy(field)
         bare.metadata = [part for part in field.metadata if part is not slot]
-        # Defaults were made for open slots, so they go through the union too.
-        return Annotated[form, Field(validate_default=True)], bare
+        bare.validate_default = True  # the default was made for open slots, so it goes through the union too
+        return form, bare
 
     def _form(self, form: Any) -> Any:
         if isinstance(form, type) and issubclass(form, Settings):

@@ -310,7 +310,7 @@ def test_a_bug_keeps_its_traceback(rlkit_, monkeypatch, capsys):
 
 def test_a_closed_pipe_is_silent(tmp_path):
     (tmp_path / "r.yaml").write_text(RECIPE)
-    for arguments in (["schema"], ["run", "r.yaml", "--dry-run"], ["--help"]):
+    for arguments in (["schema"], ["run", "r.yaml", "--dry-run"], ["plugins"], ["--help"]):
         command = [sys.executable, "-m", "rlkit", *arguments]
         environment = os.environ | {"PYTHONPATH": str(Path(rlkit.__file__).parents[1])}
         process = subprocess.Popen(

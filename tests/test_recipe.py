@@ -10,14 +10,23 @@ from pydantic import Field, field_validator
 
 from rlkit.component import Component, Settings, Slot
 from rlkit.config.algorithms import GRPOSettings, SFTSettings
-from rlkit.config.domains import ChatSettings
+from rlkit.config.domains import ChatSettings, RecommendationSettings
 from rlkit.config.engines import LocalSettings
 from rlkit.config.models import CausalLMSettings
 from rlkit.config.rewards import ItemMatchSettings
 from rlkit.config.stages import TrainStageSettings
 from rlkit.errors import DataError, RecipeError
 from rlkit.plugins import Origin, Registry, load_plugins
-from rlkit.recipe import check_data, data_read, json_schema, load_recipe, recipe_from_tree, recipe_model, resolved_yaml
+from rlkit.recipe import (
+    check_data,
+    data_read,
+    json_schema,
+    load_recipe,
+    plain_tree,
+    recipe_from_tree,
+    recipe_model,
+    resolved_yaml,
+)
 from rlkit.recipe_extra import BASE, declared_fields
 from rlkit.recipe_schema import narrow
 from rlkit.recipe_smoke import smoke_recipe
@@ -298,6 +307,17 @@ def test_all_unreadable_overrides_are_reported_at_once(load):
     assert len(load.problems(RECIPE, "seed", "name=[", "x.=1")) == 3
 
 
+def test_an_override_of_a_whole_mapping_takes_the_blame_from_earlier_ones_inside_it(load):
+    (line,) = load.problems(RECIPE, "engine.proceses=2", "engine={proceses: 3}")
+    assert line.startswith("command line: 'engine={proceses: 3}': engine.proceses: no such setting")
+
+
+def test_overrides_leave_the_callers_tree_alone():
+    tree = {"name": "x", "domain": {"type": "recommendation"}, "stages": {"a": {"algorithm": {"type": "sft"}}}}
+    recipe_from_tree(tree, ["domain.max_history=3"])
+    assert tree["domain"] == {"type": "recommendation"}
+
+
 def test_problems_of_the_file_come_before_those_of_the_command_line(load):
     lines = load.problems(RECIPE.replace("1e-3", "0"), "seed=x")
     assert [line.partition(":")[0] for line in lines] == ["r.yaml", "command line"]
@@ -388,7 +408,10 @@ def test_a_stage_whose_artefact_no_earlier_stage_makes_is_refused(load):
     assert load.problems(text) == [
         "r.yaml:4:13: stages.evaluate: 'evaluate' needs a policy, which no earlier stage makes; add one"
     ]
-    assert len(load.problems(text.replace("type: evaluate", "type: evaluat"))) == 1
+    text = text.replace("stages:\n", "stages:\n  first: {type: tarin}\n")
+    assert [line.partition(":  ")[0][:40] for line in load.problems(text)] == [
+        "r.yaml:4:17: stages.first.type: no stage"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -481,6 +504,26 @@ def test_the_resolved_recipe_loads_to_an_equal_one(load):
 
 def test_the_loaded_recipe_keeps_its_text(load):
     assert load(RECIPE).text == RECIPE
+
+
+def test_a_default_with_slots_of_its_own_goes_through_the_union_too():
+    class PairSettings(Settings):
+        """An algorithm whose default for a slot has slots itself."""
+
+        type: Literal["pair"] = "pair"
+        other: Annotated[Settings, Slot("domain")] = RecommendationSettings()
+
+    recipe = _with(Component(PairSettings, "x:y"), "algorithm", {"a": {"algorithm": {"type": "pair"}}})
+    written = plain_tree(recipe)["stages"]["a"]["algorithm"]["other"]
+    assert written == plain_tree(recipe)["domain"]
+    assert written["data"]["type"] == "demo"
+
+
+def test_the_type_stands_first_in_every_mapping_that_is_written(load):
+    algorithm = load(RECIPE).tree["stages"]["grpo"]["algorithm"]
+    assert [next(iter(mapping)) for mapping in (algorithm, algorithm["rollout"], algorithm["rewards"][0])] == [
+        "type"
+    ] * 3
 
 
 def test_settings_built_in_python_are_accepted_where_a_mapping_would_be():

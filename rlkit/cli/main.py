@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated
 
@@ -54,13 +53,4 @@ def main() -> None:
     except SystemExit as end:
         if end.code == 130 and sys.argv[1:2] and sys.argv[1] in CONTINUED:
             print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        _flush()
         raise
-
-
-def _flush() -> None:
-    """Write out what is buffered; a reader that has gone away, such as ``head``, is no error."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains when it ends
