@@ -67,31 +67,46 @@ class GlobalBatches(Sampler):
     """This rank's micro-batches of ``(epoch, index)``: the same global batches on any number of ranks.
 
     An epoch is a permutation drawn from (seed, epoch), cut into whole global batches; the rest of it waits for
-    another epoch. ``batch_sampler`` points to itself because that is where the Trainer looks for ``set_epoch``.
+    another epoch. Inside a global batch sequences are ordered by length, so that micro-batches hold little padding;
+    the loss divides by global counts, so this changes no gradient. ``batch_sampler`` points to the sampler itself
+    because that is where the Trainer looks for ``set_epoch``.
+
+    Args:
+        lengths: about how long each sequence is.
+        batch_size: sequences per optimizer step, over all ranks.
+        micro_batch_size: sequences per forward, on one rank.
+        rank: of this process.
+        processes: ranks.
+        seed: of the permutations.
     """
 
     def __init__(
-        self, size: int, *, batch_size: int, micro_batch_size: int, rank: int, processes: int, seed: int
+        self, lengths: np.ndarray, *, batch_size: int, micro_batch_size: int, rank: int, processes: int, seed: int
     ) -> None:
-        self.size, self.seed, self.epoch = size, seed, 0
-        self.batch_size = min(batch_size, size) if processes == 1 else batch_size
-        self.micro, self.rank, self.share = micro_batch_size, rank, self.batch_size // processes
+        self.lengths, self.seed, self.epoch = lengths, seed, 0
+        self.batch_size, self.slice = batch_size, micro_batch_size * processes
+        self.rank, self.processes = rank, processes
         self.batch_sampler = self
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the permutation."""
         self.epoch = epoch
 
+    @property
+    def steps(self) -> int:
+        """Return the optimizer steps of an epoch."""
+        return max(len(self.lengths) // self.batch_size, 1)
+
     def __len__(self) -> int:
-        return max(self.size // self.batch_size, 1) * math.ceil(self.share / self.micro)
+        return self.steps * (self.batch_size // self.slice)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.size)
-        order = np.resize(order, max(self.size // self.batch_size, 1) * self.batch_size)
-        for start in range(self.rank * self.share, len(order), self.batch_size):
-            for first in range(start, start + self.share, self.micro):
-                last = min(first + self.micro, start + self.share)
-                yield [(self.epoch, int(index)) for index in order[first:last]]
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.lengths))
+        for batch in np.resize(order, (self.steps, self.batch_size)):
+            batch = batch[np.argsort(self.lengths[batch], kind="stable")]
+            for start in range(0, self.batch_size, self.slice):
+                mine = batch[start + self.rank : start + self.slice : self.processes]
+                yield [(self.epoch, int(index)) for index in mine]
 
 
 class SequenceTrainer(WrappedTrainer):
@@ -123,7 +138,7 @@ class SequenceTrainer(WrappedTrainer):
     ) -> dict[str, float]:
         """Return the mean loss per target of the valid rows, each rank taking its share of them."""
         self.model.eval()
-        mine = range(self.args.process_index, len(self.eval_dataset), self.args.world_size)
+        mine = np.argsort(self.eval_dataset.lengths, kind="stable")[self.args.process_index :: self.args.world_size]
         total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         size = 256
         for start in range(0, len(mine), size):
@@ -153,7 +168,7 @@ def _sequence_trainer(job: Job, loaded: LoadedModel, sequences: Any) -> Sequence
     train: TrainSettings = job.settings.train
     plan = batch_plan(train, job.processes)
     batches = GlobalBatches(
-        len(sequences),
+        sequences.lengths,
         batch_size=plan.batch_size,
         micro_batch_size=plan.micro_batch_size,
         rank=job.rank,

@@ -22,8 +22,8 @@ class ResidualKMeansSettings(Settings):
 
     levels: int = Field(3, ge=1, le=7)
     """L, tokens of a semantic ID; items that no free code can tell apart get one more."""
-    codebook_size: int = Field(256, ge=2, le=65_536)
-    """M, codes per level; fewer are used where there are fewer distinct vectors."""
+    codebook_size: int | None = Field(None, ge=2, le=65_536)
+    """M, codes per level; none: the power of two that gives about eight codes to an item, between 8 and 256."""
     text_dimensions: int = Field(64, ge=0, le=4096)
     """Dimensions of TF-IDF and truncated SVD over titles; 0 leaves the texts out."""
     transition_dimensions: int = Field(64, ge=0, le=4096)

@@ -17,6 +17,10 @@ from rlkit.config.domains import AugmentSettings
 IGNORE = -100
 DROP_PROBABILITY = 0.2
 """How likely an item goes, in a sequence that item dropout chose."""
+LAGS = (1, 2, 3)
+"""How far apart two items of a train sequence may be to count as a transition."""
+FORGET = 0.5
+"""What each step further back weighs, in counting and in walking."""
 
 
 class ItemTokens:
@@ -54,23 +58,39 @@ def windows(sequences: Sequence[Sequence[int]], size: int) -> list[np.ndarray]:
 
 
 class Transitions:
-    """Item-to-item transitions of the train sequences, for random walks."""
+    """Item-to-item transitions of the train sequences, for random walks with a memory.
+
+    A step goes on from one of the walk's items, the last one most likely, to what followed that item in train, at once
+    or after a few others. Walks so say of the train data what counting skip transitions says of it.
+    """
 
     def __init__(self, sequences: Sequence[Sequence[int]], num_items: int) -> None:
-        pairs = np.concatenate([np.stack([s[:-1], s[1:]], 1) for s in map(np.asarray, sequences) if len(s) > 1])
+        rows = [np.asarray(sequence) for sequence in sequences]
+        lags = [np.concatenate([np.stack([row[:-lag], row[lag:]], 1) for row in rows if len(row) > lag]) for lag in LAGS]
+        pairs = np.concatenate(lags)
+        weights = np.concatenate([np.full(len(part), FORGET ** (lag - 1)) for lag, part in zip(LAGS, lags)])
         order = np.argsort(pairs[:, 0], kind="stable")
-        self.next = pairs[order, 1]
+        self.next, self.reach = pairs[order, 1], np.concatenate([[0.0], np.cumsum(weights[order])])
         self.offsets = np.searchsorted(pairs[order, 0], np.arange(num_items + 1))
-        self.starts = pairs[:, 0]
+        self.starts = lags[0][:, 0]
 
     def walk(self, length: int, random: np.random.Generator) -> np.ndarray:
-        """Draw a start and follow transitions by their frequency, until ``length`` items or an item without any."""
-        item = int(random.choice(self.starts))
-        items = [item]
-        while len(items) < length and self.offsets[item] < self.offsets[item + 1]:
-            item = int(self.next[random.integers(self.offsets[item], self.offsets[item + 1])])
-            items.append(item)
+        """Draw a start among the train events and go on until ``length`` items, or an item that nothing followed."""
+        items = [int(random.choice(self.starts))]
+        while len(items) < length:
+            back = min(int(random.geometric(1 - FORGET)), len(items))
+            following = self._follow(items[-back], random)
+            if following is None:
+                break
+            items.append(following)
         return np.asarray(items)
+
+    def _follow(self, item: int, random: np.random.Generator) -> int | None:
+        first, last = self.offsets[item], self.offsets[item + 1]
+        if first == last:
+            return None
+        place = random.uniform(self.reach[first], self.reach[last])
+        return int(self.next[min(np.searchsorted(self.reach, place, side="right") - 1, last - 1)])
 
 
 def collate(rows: Sequence[dict[str, np.ndarray]]) -> dict[str, Any]:
@@ -99,6 +119,7 @@ class TrainSequences(Dataset):
         self.items, self.augment, self.seed = items, augment, seed
         self.windows = windows(sequences, window)
         self.transitions = Transitions(sequences, len(items.tokens)) if augment.walks else None
+        self.lengths = np.asarray([len(window) for window in self.windows] + [augment.walk_length] * augment.walks)
 
     def __len__(self) -> int:
         return len(self.windows) + self.augment.walks
@@ -124,6 +145,7 @@ class TargetSequences(Dataset):
 
     def __init__(self, rows: Sequence[tuple[Sequence[int], int]], items: ItemTokens) -> None:
         self.rows, self.items = rows, items
+        self.lengths = np.asarray([len(history) for history, _ in rows])
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -39,8 +39,18 @@ def residual_kmeans_ids(data: RecommendationData, settings: ResidualKMeansSettin
             f" transition_dimensions {settings.transition_dimensions!r}; use those that the data can fill, or given IDs"
         )
     vectors = np.concatenate(parts, axis=1)
-    codes = residual_kmeans(vectors, levels=settings.levels, codebook_size=settings.codebook_size, seed=seed)
+    size = settings.codebook_size or default_codebook_size(len(data.items), settings.levels)
+    codes = residual_kmeans(vectors, levels=settings.levels, codebook_size=size, seed=seed)
     return from_codes(codes, settings.type)
+
+
+def default_codebook_size(items: int, levels: int) -> int:
+    """Return M for N items: the power of two nearest to (8 N)^(1 / L), between 8 and 256.
+
+    Few codes are shared by many items, which is what lets one item learn from another: with 256 codes for 600 items
+    nearly every first code belongs to one or two of them.
+    """
+    return int(2 ** np.clip(round(np.log2(8 * items) / levels), 3, 8))
 
 
 def residual_kmeans(embeddings: np.ndarray, *, levels: int, codebook_size: int, seed: int) -> np.ndarray:

@@ -1,0 +1,117 @@
+"""Several processes give what one gives; a worker's error reaches the terminal once, with its rank."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+from rlkit.engines.deepspeed import deepspeed_config
+from rlkit.config.engines import DeepSpeedSettings
+from rlkit.errors import TrainingError
+from rlkit.recipe import recipe_from_tree
+from rlkit.run import run
+from toys import tiny_recipe
+
+
+def recipe(engine: dict, **grpo) -> dict:
+    """Six steps of SFT and of GRPO in rollouts that serve two updates, every step logged."""
+    tree = copy.deepcopy(tiny_recipe(engine={"threads": 1, **engine}))
+    tree["stages"]["grpo"]["algorithm"].update({"rollout_batch_size": 16, "kl_coef": 0.05, **grpo})
+    for stage in ("sft", "grpo"):
+        tree["stages"][stage]["train"]["log_every_steps"] = 1
+    tree["stages"].pop("evaluate")
+    return tree
+
+
+def losses(out: Path) -> dict[tuple[str, int], float]:
+    rows = (json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines())
+    return {(row["stage"], row["step"]): row["loss"] for row in rows if "loss" in row}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> dict[tuple[str, int], float]:
+    """The losses of one process."""
+    return losses(run(recipe_from_tree(recipe({})), tmp_path_factory.mktemp("runs") / "one"))
+
+
+ENGINES = {
+    "ddp": {"processes": 2},
+    "zero_2": {"type": "deepspeed", "zero": 2, "processes": 2},
+    "zero_3_fully_sharded": {"type": "deepspeed", "zero": 3, "processes": 2, "min_shard_elements": 0},
+}
+
+
+@pytest.mark.parametrize(
+    "name", ["ddp", pytest.param("zero_2", marks=pytest.mark.slow), pytest.param("zero_3_fully_sharded", marks=pytest.mark.slow)]
+)
+def test_sft_and_grpo_give_the_same_losses_on_one_and_two_processes(name: str, alone, tmp_path: Path) -> None:
+    out = run(recipe_from_tree(recipe(ENGINES[name])), tmp_path / "two")
+    assert losses(out).keys() == alone.keys()
+    for step, loss in losses(out).items():
+        assert loss == pytest.approx(alone[step], abs=1e-4), step
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero_signal", ["drop", "refill"])
+def test_filtered_groups_leave_the_losses_the_same_on_two_processes(zero_signal: str, tmp_path: Path) -> None:
+    found = [
+        losses(run(recipe_from_tree(recipe(engine, zero_signal=zero_signal)), tmp_path / str(index)))
+        for index, engine in enumerate(({}, {"processes": 2}))
+    ]
+    for step, loss in found[0].items():
+        assert found[1][step] == pytest.approx(loss, abs=1e-4), step
+
+
+@pytest.mark.slow
+def test_a_workers_error_is_one_error_that_names_its_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin = tmp_path / "site" / "bad_reward.py"
+    plugin.parent.mkdir()
+    plugin.write_text(BAD_REWARD)
+    info = plugin.parent / "bad_reward-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: bad-reward\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[rlkit]\nbad_reward = bad_reward\n")
+    monkeypatch.syspath_prepend(str(plugin.parent))
+    monkeypatch.setenv("PYTHONPATH", str(plugin.parent))
+    from rlkit.plugins import load_plugins
+
+    load_plugins.cache_clear()
+    try:
+        tree = recipe({"processes": 2}, rewards=[{"type": "fails_on_rank_1"}])
+        with pytest.raises(TrainingError, match="^grpo: rank 1: reward: out of luck$"):
+            run(recipe_from_tree(tree), tmp_path / "run")
+    finally:
+        load_plugins.cache_clear()
+
+
+BAD_REWARD = '''
+from typing import Literal
+from rlkit.component import Component
+from rlkit.config.rewards import RewardSettings
+from rlkit.hookspecs import hookimpl
+
+class FailsSettings(RewardSettings):
+    """Fails."""
+    type: Literal["fails_on_rank_1"] = "fails_on_rank_1"
+
+def fails(settings, domain):
+    import os
+    from rlkit.errors import TrainingError
+    def reward(rollouts):
+        if os.environ.get("RANK") == "1":
+            raise TrainingError("reward: out of luck")
+        return rollouts.scores * 0
+    return reward
+
+@hookimpl
+def register_rewards():
+    return [Component(FailsSettings, "bad_reward:fails")]
+'''
+
+
+def test_zero_3_can_be_told_to_shard_every_parameter() -> None:
+    config = deepspeed_config(DeepSpeedSettings(zero=3, min_shard_elements=0))["zero_optimization"]
+    assert config["stage3_param_persistence_threshold"] == config["stage3_max_live_parameters"] == 0
+    assert "stage3_param_persistence_threshold" not in deepspeed_config(DeepSpeedSettings(zero=2))["zero_optimization"]
