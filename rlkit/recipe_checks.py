@@ -37,6 +37,7 @@ def cross_checks(model: type[Settings], tree: Mapping[str, Any]) -> Iterator[Pro
     yield from _domains(classes)
     yield from _consumed(classes, everyone)
     yield from _references(tree, classes, stages)
+    yield from _selected(tree, classes, stages)
     yield from _extra(model, tree, classes)
     yield from _arithmetic(model, tree, stages)
 
@@ -112,6 +113,21 @@ def _no_such_model(name: str, stage: str, everyone: list[str], trained: list[str
     if everyone.index(name) >= everyone.index(stage):
         return f"must be an earlier stage, got {name!r}; {choice}"
     return f"must be a stage that trains a model, got {name!r}; {choice}"
+
+
+def _selected(tree: Mapping[str, Any], classes: Classes, stages: list[str]) -> Iterator[Problem]:
+    """Yield metrics for choosing the best checkpoint that the domain does not measure on the valid split."""
+    known = getattr(classes.get(("domain",)), "valid_metrics", ())
+    for stage in stages if known else ():
+        field = getattr(classes.get(("stages", stage, "algorithm")), "model_fields", {}).get("validate_on")
+        algorithm = _mapping(_mapping(tree["stages"][stage]).get("algorithm"))
+        wanted = _mapping(algorithm.get("validate_on")).get(
+            "select_by", getattr(field and field.default, "select_by", None)
+        )
+        choices = (*known, "reward", "last")
+        if field and isinstance(wanted, str) and wanted not in choices:
+            keys = ("stages", stage, "algorithm", "validate_on", "select_by")
+            yield Problem(keys, f"the domain measures no {wanted!r} on its valid split{did_you_mean(wanted, choices)}")
 
 
 def _extra(model: type[Settings], tree: Mapping[str, Any], classes: Classes) -> Iterator[Problem]:

@@ -49,6 +49,7 @@ def _shrink_domain(domain: dict[str, Any]) -> None:
         _at_most(domain.get("data"), key, limit)
     _at_most(domain.get("semantic_ids"), "codebook_size", 16)
     _at_most(domain.get("augment"), "walks", 16)
+    _at_most(domain, "max_completion_tokens", 8)
 
 
 def _shrink_training(stage: dict[str, Any], processes: int) -> None:

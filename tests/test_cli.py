@@ -296,6 +296,7 @@ def test_an_interrupted_run_says_how_to_go_on(rlkit_, monkeypatch):
     monkeypatch.setattr(rlkit.run, "run", interrupt)
     code, _, err = rlkit_("run", "r.yaml")
     assert (code, err) == (130, "interrupted; the same command goes on from the last checkpoint\n")
+    assert "the same command without --fresh goes on" in rlkit_("run", "r.yaml", "--fresh")[2]
 
 
 def test_a_bug_keeps_its_traceback(rlkit_, monkeypatch, capsys):

@@ -345,6 +345,11 @@ def test_problems_of_the_file_come_before_those_of_the_command_line(load):
             "must be a stage that trains a model, got 'semantic_ids'; choose",
         ),
         (
+            "type: grpo\n",
+            "type: grpo\n      validate_on: {select_by: ndgc@10}\n",
+            "12:32: stages.grpo.algorithm.validate_on.select_by: the domain measures no 'ndgc@10' on its valid split",
+        ),
+        (
             "type: item_match",
             "type: exact_match",
             "rewards.0: 'exact_match' is made for the domain chat, got 'recommendation'",

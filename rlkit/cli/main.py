@@ -52,5 +52,6 @@ def main() -> None:
         sys.exit(error.exit_code)
     except SystemExit as end:
         if end.code == 130 and sys.argv[1:2] and sys.argv[1] in CONTINUED:
-            print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+            command = "the same command without --fresh" if "--fresh" in sys.argv else "the same command"
+            print(f"interrupted; {command} goes on from the last checkpoint", file=sys.stderr)
         raise

@@ -27,7 +27,12 @@ _ALGORITHMS: dict[tuple[str, str], dict[str, Any]] = {
     ("sft", "recommendation"): {"type": "sft"},
     ("sft", "chat"): {"type": "sft"},
     ("grpo", "recommendation"): {"type": "grpo", "rewards": [{"type": "item_match"}, {"type": "rank_discount"}]},
-    ("grpo", "chat"): {"type": "grpo", "rollout": {"type": "sample"}, "rewards": [{"type": "exact_match"}]},
+    ("grpo", "chat"): {
+        "type": "grpo",
+        "rollout": {"type": "sample"},
+        "rewards": [{"type": "exact_match"}],
+        "validate_on": {"select_by": "exact_match"},
+    },
 }
 
 

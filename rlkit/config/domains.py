@@ -38,6 +38,8 @@ class RecommendationSettings(Settings):
 
     type: Literal["recommendation"] = "recommendation"
     produces: ClassVar[tuple[str, ...]] = ("Prompt", "Demonstration")
+    # What a look at the valid split measures, beside the reward: ``validate_on.select_by`` names one.
+    valid_metrics: ClassVar[tuple[str, ...]] = ("hit_rate@10", "ndcg@10")
 
     data: Annotated[Settings, Slot("data_format")] = Field(default_factory=DemoDataSettings)
     """The data; with ``path`` alone the MiniOneRec format is meant, with nothing the generated demo."""
@@ -78,6 +80,8 @@ class ChatSettings(Settings):
 
     type: Literal["chat"] = "chat"
     produces: ClassVar[tuple[str, ...]] = ("Prompt", "Demonstration")
+    # What a look at the valid split measures, beside the reward: ``validate_on.select_by`` names one.
+    valid_metrics: ClassVar[tuple[str, ...]] = ("exact_match",)
 
     train: str = Field(min_length=1)
     """A JSONL file with ``prompt`` and ``answer``."""
