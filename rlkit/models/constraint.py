@@ -12,12 +12,12 @@ from torch import Tensor
 
 
 class Children(NamedTuple):
-    """The continuations of nodes, padded to the widest of them."""
+    """The continuations of nodes, padded to the widest of them: fresh tensors, which the caller may write to."""
 
     tokens: Tensor
-    """(..., W) vocabulary ids; padding holds some valid id."""
+    """(..., W) int64 vocabulary ids; padding holds some valid id."""
     nodes: Tensor
-    """(..., W) the child node behind each token."""
+    """(..., W) the child node behind each token, int32 or int64; padding holds some valid node."""
     mask: Tensor
     """(..., W) True where a child exists."""
 
@@ -56,6 +56,6 @@ class Constraint(Protocol):
         """
         ...
 
-    def token_ids(self) -> Tensor:
-        """Return (S,) the sorted vocabulary ids that occur anywhere in the tree: the rows of a restricted head."""
+    def token_ids(self, depth: int | None = None) -> Tensor:
+        """Return (S,) the sorted vocabulary ids that occur at a depth, or anywhere: the rows of a restricted head."""
         ...

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, cast
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -42,11 +43,11 @@ class Rows(Protocol):
 
 
 class Readout:
-    """Chooses which logits are computed.
+    """Chooses which logits are computed at each depth.
 
     Args:
         model: a causal language model.
-        token_ids: (S,) the sorted vocabulary ids that count.
+        token_ids: per depth (S,) the sorted vocabulary ids that count.
         temperature: divides the logits.
         whole: also sum over the whole vocabulary.
     """
@@ -54,37 +55,50 @@ class Readout:
     chunk_elements = 2**25
     """Logits of the whole vocabulary that exist at once: 128 MB in float32."""
 
-    def __init__(self, model: nn.Module, token_ids: Tensor, *, temperature: float, whole: bool) -> None:
-        self.model, self.token_ids, self.temperature, self.whole = model, token_ids, temperature, whole
+    def __init__(self, model: nn.Module, token_ids: Sequence[Tensor], *, temperature: float, whole: bool) -> None:
+        self.model, self.temperature, self.whole = model, temperature, whole
         self.vocabulary_size = int(cast(Any, base_model(model)).config.get_text_config().vocab_size)
-        low, high = int(token_ids[0]), int(token_ids[-1])
-        dense = high - low < 2 * len(token_ids)  # then a subtraction finds a token's column
-        self.rows = torch.arange(low, high + 1, device=token_ids.device) if dense else token_ids
-        self.table = None if dense else token_ids.new_zeros(high + 1)  # else a look-up; a search is ten times slower
-        if self.table is not None:
-            self.table[token_ids] = torch.arange(len(token_ids), device=token_ids.device)
+        self.depths = [_Columns(ids) for ids in token_ids]
 
-    def columns(self, tokens: Tensor) -> Tensor:
-        """Return where in ``TokenLogits.logits`` each token's logit stands."""
-        return tokens - self.rows[0] if self.table is None else self.table[tokens]
-
-    def of_logits(self, logits: Tensor) -> TokenLogits:
+    def of_logits(self, logits: Tensor, depth: int) -> TokenLogits:
         """Choose from logits (B, K, V)."""
         scaled = self._scaled(logits)
         total = scaled.logsumexp(-1, keepdim=True) if self.whole else None
-        return TokenLogits(scaled.index_select(-1, self.rows), total)
+        return TokenLogits(scaled.index_select(-1, self.depths[depth].rows), total)
 
-    def of_states(self, states: Tensor) -> TokenLogits:
+    def of_states(self, states: Tensor, depth: int) -> TokenLogits:
         """Compute from states (B, K, D)."""
         if not self.whole:
-            return TokenLogits(self._scaled(head_logits(self.model, states, self.rows)), None)
+            return TokenLogits(self._scaled(head_logits(self.model, states, self.depths[depth].rows)), None)
         size = max(1, self.chunk_elements // (self.vocabulary_size * len(states)))
-        parts = [self.of_logits(head_logits(self.model, part)) for part in states.split(size, dim=1)]
+        parts = [self.of_logits(head_logits(self.model, part), depth) for part in states.split(size, dim=1)]
         totals = [part.log_total for part in parts if part.log_total is not None]
         return TokenLogits(torch.cat([part.logits for part in parts], 1), torch.cat(totals, 1))
 
     def _scaled(self, logits: Tensor) -> Tensor:
         return logits.float() if self.temperature == 1 else logits.float() / self.temperature
+
+
+class _Columns:
+    """Where each token's logit stands among those that are computed.
+
+    Args:
+        token_ids: (S,) sorted.
+    """
+
+    def __init__(self, token_ids: Tensor) -> None:
+        low, high = int(token_ids[0]), int(token_ids[-1])
+        dense = high - low < 2 * len(token_ids)  # then a subtraction finds the place
+        self.rows = torch.arange(low, high + 1, device=token_ids.device) if dense else token_ids
+        self.table = None if dense else token_ids.new_zeros(high + 1)  # else a look-up; a search is ten times slower
+        if self.table is not None:
+            self.table[token_ids] = torch.arange(len(token_ids), device=token_ids.device)
+
+    def of(self, tokens: Tensor) -> Tensor:
+        """Return the columns, some valid one for padding from other depths; ``tokens`` may be overwritten."""
+        if self.table is None:
+            return tokens.sub_(self.rows[0]).clamp_(0, len(self.rows) - 1)
+        return self.table[tokens.clamp_max_(len(self.table) - 1)]
 
 
 class PackedRows:
@@ -104,17 +118,18 @@ class PackedRows:
         self.dtype = next(self.decoder.parameters()).dtype
         self.mask = additive_mask(prompt_mask[:, None], self.dtype)  # (B, 1, K, positions so far)
         self.cache: Any = None
+        self.depth = 0
 
     def start(self) -> TokenLogits:
         """Return the logits after the prompts."""
         if self.prompt_mask.all():  # then the causal mask is implied, and faster
-            return self.readout.of_states(self._states(self.prompts, None, None)[:, -1:])
+            return self.readout.of_states(self._states(self.prompts, None, None)[:, -1:], 0)
         size = self.prompts.shape[1]
         causal = torch.ones(size, size, dtype=torch.bool, device=self.prompts.device).tril()
         visible = (causal & self.prompt_mask[:, None]) | causal.triu()  # padding sees itself
         positions = (self.prompt_mask.cumsum(1) - 1).clamp_min(0)
         states = self._states(self.prompts, additive_mask(visible, self.dtype), positions)
-        return self.readout.of_states(states[:, -1:])
+        return self.readout.of_states(states[:, -1:], 0)
 
     def grow(self, tokens: Tensor, parents: Tensor) -> TokenLogits:
         """Append a level and return the logits after it."""
@@ -123,8 +138,8 @@ class PackedRows:
         itself = torch.eye(beams, dtype=torch.bool, device=tokens.device)[None]
         self.mask = torch.cat([history, additive_mask(itself, self.dtype).expand(rows, -1, -1, -1)], -1)
         states = self._states(tokens, self.mask, self.next_position.expand(rows, beams))
-        self.next_position = self.next_position + 1
-        return self.readout.of_states(states)
+        self.next_position, self.depth = self.next_position + 1, self.depth + 1
+        return self.readout.of_states(states, self.depth)
 
     def _states(self, tokens: Tensor, mask: Tensor | None, positions: Tensor | None) -> Tensor:
         output = self.decoder(
@@ -147,6 +162,7 @@ class PlainRows:
     def __init__(self, model: nn.Module, prompts: Tensor, prompt_mask: Tensor, readout: Readout) -> None:
         self.model, self.readout = base_model(model), readout
         self.tokens, self.mask = prompts[:, None], prompt_mask  # (B, K, T), (B, T)
+        self.depth = 0
         self.accepts = inspect.signature(self.model.forward).parameters
 
     def start(self) -> TokenLogits:
@@ -155,13 +171,13 @@ class PlainRows:
         tokens = self.tokens.reshape(-1, size)
         mask = self.mask[:, None].expand(-1, beams, -1).reshape(-1, size)
         parts = [self._last_logits(*part) for part in zip(tokens.split(self.chunk_rows), mask.split(self.chunk_rows))]
-        return self.readout.of_logits(torch.cat(parts).view(rows, beams, -1))
+        return self.readout.of_logits(torch.cat(parts).view(rows, beams, -1), self.depth)
 
     def grow(self, tokens: Tensor, parents: Tensor) -> TokenLogits:
         """Append a level and return the logits after it."""
         history = self.tokens.gather(1, parents[..., None].expand(-1, -1, self.tokens.shape[-1]))
         self.tokens = torch.cat([history, tokens[..., None]], -1)
-        self.mask = nn.functional.pad(self.mask, (0, 1), value=True)
+        self.mask, self.depth = nn.functional.pad(self.mask, (0, 1), value=True), self.depth + 1
         return self.start()
 
     def _last_logits(self, tokens: Tensor, mask: Tensor) -> Tensor:
@@ -182,7 +198,7 @@ _reported: WeakSet[nn.Module] = WeakSet()
 
 def open_rows(model: nn.Module, prompts: Tensor, prompt_mask: Tensor, readout: Readout) -> Rows:
     """Return packed rows where they are right for the model, else plain ones (logged once)."""
-    problem = packing_problem(model) or _disagreement(model, prompts, prompt_mask, readout)
+    problem = packing_problem(model) or _disagreement(model, prompts, prompt_mask)
     if problem is None:
         return PackedRows(model, prompts, prompt_mask, readout)
     inner = base_model(model)
@@ -192,7 +208,7 @@ def open_rows(model: nn.Module, prompts: Tensor, prompt_mask: Tensor, readout: R
     return PlainRows(model, prompts, prompt_mask, readout)
 
 
-def _disagreement(model: nn.Module, prompts: Tensor, prompt_mask: Tensor, readout: Readout) -> str | None:
+def _disagreement(model: nn.Module, prompts: Tensor, prompt_mask: Tensor) -> str | None:
     """Return a problem where packed rows differ from plain ones.
 
     They are compared when a model is first seen, and for every prompt longer than any before: a model that scales its
@@ -200,14 +216,15 @@ def _disagreement(model: nn.Module, prompts: Tensor, prompt_mask: Tensor, readou
     """
     inner, length = base_model(model), prompts.shape[1]
     if 0 <= _agreed.get(inner, 0) < length:
-        _agreed[inner] = length if _packed_agrees(model, prompts, prompt_mask, readout) else -1
+        _agreed[inner] = length if _packed_agrees(model, prompts, prompt_mask) else -1
     return "its logits in packed rows differ from those in single rows" if _agreed[inner] < 0 else None
 
 
-def _packed_agrees(model: nn.Module, prompts: Tensor, prompt_mask: Tensor, readout: Readout) -> bool:
+def _packed_agrees(model: nn.Module, prompts: Tensor, prompt_mask: Tensor) -> bool:
     """Return whether two levels of two beams behind the longest prompt get the same logits either way."""
     longest = prompt_mask.sum(1).argmax()[None]
-    tokens = readout.token_ids[[0, -1]][None]
+    tokens = prompts[longest][:, [-1, -1]] // torch.tensor([1, 2], device=prompts.device)  # some ids
+    readout = Readout(model, [prompts.unique()] * 3, temperature=1.0, whole=False)
     both = []
     for kind in (PackedRows, PlainRows):
         rows = kind(model, prompts[longest], prompt_mask[longest], readout)

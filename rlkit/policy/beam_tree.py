@@ -95,7 +95,7 @@ def beam_search(
         return totals.flatten(1).topk(min(num_beams, totals[0].numel()))
 
     constraint = constraint.to(prompts.device)
-    readout = Readout(model, constraint.token_ids(), temperature=temperature, whole=normalization == "vocabulary")
+    readout = Readout(model, _token_ids(constraint), temperature=temperature, whole=normalization == "vocabulary")
     search = _Search(constraint, readout, alive, pad_token_id, best)
     return _decode(search, prompts, prompt_mask, slots=1, width=num_beams)
 
@@ -129,7 +129,7 @@ def sample_distinct(
         return keys.topk(min(num_samples, keys.shape[1]))
 
     constraint = constraint.to(prompts.device)
-    readout = Readout(model, constraint.token_ids(), temperature=temperature, whole=False)
+    readout = Readout(model, _token_ids(constraint), temperature=temperature, whole=False)
     search = _Search(constraint, readout, alive, pad_token_id, perturbed)
     return _decode(search, prompts, prompt_mask, slots=1, width=num_samples)
 
@@ -155,7 +155,7 @@ def sample(
         return keys, slots * totals.shape[-1] + chosen
 
     constraint = constraint.to(prompts.device)
-    readout = Readout(model, constraint.token_ids(), temperature=temperature, whole=False)
+    readout = Readout(model, _token_ids(constraint), temperature=temperature, whole=False)
     search = _Search(constraint, readout, alive, pad_token_id, independent)
     return _decode(search, prompts, prompt_mask, slots=num_samples, width=num_samples)
 
@@ -183,49 +183,61 @@ def _decode(search: _Search, prompts: Tensor, prompt_mask: Tensor, *, slots: int
 
 def _step(search: _Search, frontier: _Frontier, logits: TokenLogits, depth: int) -> tuple[_Frontier, _Level]:
     children = search.constraint.children(frontier.nodes, depth)
-    picked = logits.logits.expand(-1, frontier.nodes.shape[1], -1).gather(2, search.readout.columns(children.tokens))
-    children, stay = _with_stays(search, frontier, children)
-    logprobs = _log_probs(picked, logits.log_total, children.mask, stay)
+    logprobs, columns = _log_probs(search, frontier, logits, children, depth)
     totals = logprobs.add_(frontier.scores[..., None])  # (B, K, W)
     keys, place = search.choose(totals, frontier.keys, children.nodes)  # (B, K')
-    parents = place // totals.shape[-1]
-    scores = totals.flatten(1).gather(1, place)
-    nodes = children.nodes.flatten(1).gather(1, place)
+    width = totals.shape[-1]
+    parents = place // width
+    column = place % width if columns is None else columns.flatten(1).gather(1, place)
+    nodes = children.nodes.flatten(1).gather(1, place).long()
     grown = nodes != frontier.nodes.gather(1, parents)
-    return _Frontier(nodes, scores, keys), _Level(children.tokens.flatten(1).gather(1, place), parents, grown)
+    scores = totals.flatten(1).gather(1, place)
+    return _Frontier(nodes, scores, keys), _Level(search.readout.depths[depth].rows[column], parents, grown)
 
 
-def _with_stays(search: _Search, frontier: _Frontier, children: Children) -> tuple[Children, Tensor | None]:
-    """Give each beam that has no continuation one: to stay where it is, as finished beams do."""
-    tokens, nodes, mask = children
-    if search.alive is None:
-        stay = search.constraint.is_leaf(frontier.nodes)  # (B, K)
-    else:
-        mask = mask & search.alive.gather(1, nodes.flatten(1)).view_as(mask)
-        stay = ~mask.any(-1)
-    if not stay.any():
-        return Children(tokens, nodes, mask), None
-    dead = stay & ~search.constraint.is_leaf(frontier.nodes) & ~frontier.scores.isneginf()
-    if dead.any():
-        where = dead.nonzero()[0].tolist()
-        raise DeadPrefixError(
-            f"beam tree: a beam has no continuation left, got prompt and beam {where!r};"
-            " ban less, or close the nodes above leaves that are all closed"
-        )
-    tokens, nodes, mask = tokens.clone(), nodes.clone(), mask.clone()
-    tokens[..., 0].masked_fill_(stay, search.pad_token_id)
-    nodes[..., 0] = torch.where(stay, frontier.nodes, nodes[..., 0])
-    mask[..., 0] |= stay
-    return Children(tokens, nodes, mask), stay
+def _log_probs(
+    search: _Search, frontier: _Frontier, logits: TokenLogits, children: Children, depth: int
+) -> tuple[Tensor, Tensor | None]:
+    """Return log-probs (B, K, W), -inf where there is no child, and each child's column of the logits.
 
-
-def _log_probs(picked: Tensor, log_total: Tensor | None, mask: Tensor, stay: Tensor | None) -> Tensor:
-    """Normalize the children's logits (B, K, W) over the children or by a total; -inf where there is no child."""
-    masked = picked.masked_fill_(~mask, -torch.inf)
-    logprobs = masked.log_softmax(-1) if log_total is None else masked.sub_(log_total)
+    The columns are None where each beam may go on with every token of the depth, as at the root: nothing is looked up.
+    """
+    places, stay = search.readout.depths[depth], None
+    picked, columns = logits.logits.expand(-1, frontier.nodes.shape[1], -1), None
+    complete = children.mask.shape[-1] == len(places.rows) and search.alive is None and children.mask.all()
+    if not complete:
+        stay = _add_stays(search, frontier, children)
+        columns = places.of(children.tokens)
+        picked = picked.gather(2, columns).masked_fill_(~children.mask, -torch.inf)
+    logprobs = picked.log_softmax(-1) if logits.log_total is None else picked - logits.log_total
     if stay is not None:
         logprobs[..., 0].masked_fill_(stay, 0.0)
-    return logprobs
+    return logprobs, columns
+
+
+def _add_stays(search: _Search, frontier: _Frontier, children: Children) -> Tensor | None:
+    """Write into ``children`` which are alive, and that a beam without any stays where it is, as finished beams do.
+
+    Returns:
+        (B, K) True for those beams; None where there are none.
+    """
+    _, nodes, mask = children
+    if search.alive is None:
+        stay = search.constraint.is_leaf(frontier.nodes)
+    else:
+        mask &= search.alive.gather(1, nodes.flatten(1).long()).view_as(mask)
+        stay = ~mask.any(-1)
+    if not stay.any():
+        return None
+    dead = stay & ~search.constraint.is_leaf(frontier.nodes) & ~frontier.scores.isneginf()
+    if dead.any():
+        raise DeadPrefixError(
+            f"beam tree: a beam has no continuation left, got prompt and beam {dead.nonzero()[0].tolist()!r};"
+            " ban less, or close the nodes above leaves that are all closed"
+        )
+    nodes[..., 0] = torch.where(stay, frontier.nodes, nodes[..., 0])
+    mask[..., 0] |= stay
+    return stay
 
 
 def _check(frontier: _Frontier, constraint: Constraint) -> None:
@@ -268,6 +280,10 @@ def _with_maximum(noisy: Tensor, maximum: Tensor) -> Tensor:
     log_rest = torch.where(gap > -math.log(2), (-gap.expm1()).log(), (-gap.exp()).log1p())  # log(1 - exp(gap))
     shift = maximum - noisy + log_rest
     return (maximum - shift.relu() - shift.abs().neg().exp().log1p()).masked_fill(noisy.isneginf(), -torch.inf)
+
+
+def _token_ids(constraint: Constraint) -> list[Tensor]:
+    return [constraint.token_ids(depth) for depth in range(constraint.max_tokens)]
 
 
 def _seeds(generators: Sequence[torch.Generator], device: torch.device) -> Tensor:
