@@ -13,7 +13,7 @@ STYLE = """
   --c0: #6cb2ec; --c1: #f3a04c; --c2: #67c492; --c3: #c297e2; --c4: #f0808a; --c5: #c0ce63; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.45 system-ui, sans-serif; }
-main { max-width: 1120px; margin: 0 auto; padding: 24px 20px 60px; }
+main { max-width: 1180px; margin: 0 auto; padding: 24px 20px 60px; }
 h1 { font-size: 26px; margin: 0; } h2 { font-size: 19px; margin: 36px 0 10px; } h3 { font-size: 15px;
   margin: 16px 0 4px; }
 .facts span { margin-right: 18px; color: var(--dim); } .facts b { color: var(--ink);
@@ -21,7 +21,7 @@ h1 { font-size: 26px; margin: 0; } h2 { font-size: 19px; margin: 36px 0 10px; } 
 .note { font-size: 13px; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; margin: 6px 0 12px; font-variant-numeric: tabular-nums; }
-th, td { padding: 4px 14px 4px 0; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--rule);
+th, td { padding: 4px 12px 4px 0; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--rule);
   vertical-align: top; }
 th:first-child { text-align: left; } thead th { color: var(--dim); font-weight: 500; } tbody th { font-weight: 500; }
 tr.baseline th { font-weight: 400; font-style: italic; } tr.ceiling { color: var(--dim); }
