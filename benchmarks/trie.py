@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from rlkit.policy.beam_rows import Readout, TokenLogits
+from rlkit.policy.beam_rows import Readout
 from rlkit.policy.beam_tree import _Frontier, _Search, _step
 from rlkit.recsys.trie import Trie
 
@@ -102,7 +102,7 @@ class Run:
         shapes = [
             (NUM_PROMPTS, NUM_BEAMS if depth else 1, len(places.rows)) for depth, places in enumerate(readout.depths)
         ]
-        self.logits = [TokenLogits(torch.randn(shape, generator=generator), None) for shape in shapes]
+        self.logits = [torch.randn(shape, generator=generator) for shape in shapes]
 
     def seconds_per_step(self) -> float:
         """Return the mean over the levels of one search."""
@@ -110,8 +110,7 @@ class Run:
         frontier = _Frontier(zeros.long(), zeros, zeros)
         start = time.process_time()
         for depth, logits in enumerate(self.logits):
-            logits = TokenLogits(logits.logits[:, : frontier.nodes.shape[1]], None)
-            frontier, _ = _step(self.search, frontier, logits, depth)
+            frontier, _ = _step(self.search, frontier, logits[:, : frontier.nodes.shape[1]], depth)
         return (time.process_time() - start) / len(self.logits)
 
 

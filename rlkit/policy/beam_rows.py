@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, Protocol, cast
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
@@ -21,35 +21,26 @@ from rlkit.models.attention import additive_mask, base_model, decoder, head_logi
 logger = logging.getLogger(__name__)
 
 
-class TokenLogits(NamedTuple):
-    """Next-token logits after K positions of each row."""
-
-    logits: Tensor
-    """(B, K, S) float32, of the vocabulary rows that the readout chose."""
-    log_total: Tensor | None
-    """(B, K, 1) their log-sum-exp over the whole vocabulary, where it was asked for."""
-
-
 class Rows(Protocol):
-    """B prompts, each with a tree of completions behind it."""
+    """B prompts, each with a tree of completions behind it; gives what its readout gives."""
 
-    def start(self) -> TokenLogits:
-        """Return the logits after the prompts, K = 1."""
+    def start(self) -> Tensor:
+        """Return the logits (B, 1, S) after the prompts."""
         ...
 
-    def grow(self, tokens: Tensor, parents: Tensor) -> TokenLogits:
-        """Append a level of tokens (B, K), each behind the position ``parents`` (B, K) of the last level."""
+    def grow(self, tokens: Tensor, parents: Tensor) -> Tensor:
+        """Append a level of tokens (B, K), each behind the position ``parents`` (B, K) of the last: (B, K, S)."""
         ...
 
 
 class Readout:
-    """Chooses which logits are computed at each depth.
+    """Chooses which logits are computed at each depth: (B, K, S) in float32.
 
     Args:
         model: a causal language model.
-        token_ids: per depth (S,) the sorted vocabulary ids that count.
+        token_ids: per depth the sorted vocabulary ids that count.
         temperature: divides the logits.
-        whole: also sum over the whole vocabulary.
+        whole: give log-probs over the whole vocabulary instead of logits.
     """
 
     chunk_elements = 2**25
@@ -60,20 +51,18 @@ class Readout:
         self.vocabulary_size = int(cast(Any, base_model(model)).config.get_text_config().vocab_size)
         self.depths = [_Columns(ids) for ids in token_ids]
 
-    def of_logits(self, logits: Tensor, depth: int) -> TokenLogits:
+    def of_logits(self, logits: Tensor, depth: int) -> Tensor:
         """Choose from logits (B, K, V)."""
         scaled = self._scaled(logits)
-        total = scaled.logsumexp(-1, keepdim=True) if self.whole else None
-        return TokenLogits(scaled.index_select(-1, self.depths[depth].rows), total)
+        return (scaled.log_softmax(-1) if self.whole else scaled).index_select(-1, self.depths[depth].rows)
 
-    def of_states(self, states: Tensor, depth: int) -> TokenLogits:
+    def of_states(self, states: Tensor, depth: int) -> Tensor:
         """Compute from states (B, K, D)."""
         if not self.whole:
-            return TokenLogits(self._scaled(head_logits(self.model, states, self.depths[depth].rows)), None)
+            return self._scaled(head_logits(self.model, states, self.depths[depth].rows))
         size = max(1, self.chunk_elements // (self.vocabulary_size * len(states)))
         parts = [self.of_logits(head_logits(self.model, part), depth) for part in states.split(size, dim=1)]
-        totals = [part.log_total for part in parts if part.log_total is not None]
-        return TokenLogits(torch.cat([part.logits for part in parts], 1), torch.cat(totals, 1))
+        return torch.cat(parts, 1)
 
     def _scaled(self, logits: Tensor) -> Tensor:
         return logits.float() if self.temperature == 1 else logits.float() / self.temperature
@@ -120,7 +109,7 @@ class PackedRows:
         self.cache: Any = None
         self.depth = 0
 
-    def start(self) -> TokenLogits:
+    def start(self) -> Tensor:
         """Return the logits after the prompts."""
         if self.prompt_mask.all():  # then the causal mask is implied, and faster
             return self.readout.of_states(self._states(self.prompts, None, None)[:, -1:], 0)
@@ -131,7 +120,7 @@ class PackedRows:
         states = self._states(self.prompts, additive_mask(visible, self.dtype), positions)
         return self.readout.of_states(states[:, -1:], 0)
 
-    def grow(self, tokens: Tensor, parents: Tensor) -> TokenLogits:
+    def grow(self, tokens: Tensor, parents: Tensor) -> Tensor:
         """Append a level and return the logits after it."""
         rows, beams = tokens.shape
         history = self.mask.gather(2, parents[:, None, :, None].expand(-1, -1, -1, self.mask.shape[-1]))
@@ -165,7 +154,7 @@ class PlainRows:
         self.depth = 0
         self.accepts = inspect.signature(self.model.forward).parameters
 
-    def start(self) -> TokenLogits:
+    def start(self) -> Tensor:
         """Return the logits after the prompts."""
         rows, beams, size = self.tokens.shape
         tokens = self.tokens.reshape(-1, size)
@@ -173,7 +162,7 @@ class PlainRows:
         parts = [self._last_logits(*part) for part in zip(tokens.split(self.chunk_rows), mask.split(self.chunk_rows))]
         return self.readout.of_logits(torch.cat(parts).view(rows, beams, -1), self.depth)
 
-    def grow(self, tokens: Tensor, parents: Tensor) -> TokenLogits:
+    def grow(self, tokens: Tensor, parents: Tensor) -> Tensor:
         """Append a level and return the logits after it."""
         history = self.tokens.gather(1, parents[..., None].expand(-1, -1, self.tokens.shape[-1]))
         self.tokens = torch.cat([history, tokens[..., None]], -1)
@@ -230,7 +219,7 @@ def _packed_agrees(model: nn.Module, prompts: Tensor, prompt_mask: Tensor) -> bo
         rows = kind(model, prompts[longest], prompt_mask[longest], readout)
         levels = [rows.start(), rows.grow(tokens, torch.zeros_like(tokens))]
         levels.append(rows.grow(tokens, torch.tensor([[1, 0]], device=tokens.device)))
-        both.append(torch.cat([level.logits for level in levels], 1))
+        both.append(torch.cat(levels, 1))
     packed, plain = both
     exact = next(model.parameters()).dtype == torch.float32 and not torch.is_autocast_enabled(prompts.device.type)
     tolerance = 1e-3 if exact else 5e-2

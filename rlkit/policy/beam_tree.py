@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rlkit.errors import DeadPrefixError, TrainingError
 from rlkit.models.constraint import Children, Constraint
-from rlkit.policy.beam_rows import Readout, TokenLogits, open_rows
+from rlkit.policy.beam_rows import Readout, open_rows
 
 Choose = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """From summed log-probs (B, K, W), the beams' keys (B, K) and nodes (B, K, W): keys and places in K * W, (B, K')."""
@@ -181,7 +181,7 @@ def _decode(search: _Search, prompts: Tensor, prompt_mask: Tensor, *, slots: int
     return _beams(search, frontier, levels, width)
 
 
-def _step(search: _Search, frontier: _Frontier, logits: TokenLogits, depth: int) -> tuple[_Frontier, _Level]:
+def _step(search: _Search, frontier: _Frontier, logits: Tensor, depth: int) -> tuple[_Frontier, _Level]:
     children = search.constraint.children(frontier.nodes, depth)
     logprobs, columns = _log_probs(search, frontier, logits, children, depth)
     totals = logprobs.add_(frontier.scores[..., None])  # (B, K, W)
@@ -196,20 +196,20 @@ def _step(search: _Search, frontier: _Frontier, logits: TokenLogits, depth: int)
 
 
 def _log_probs(
-    search: _Search, frontier: _Frontier, logits: TokenLogits, children: Children, depth: int
+    search: _Search, frontier: _Frontier, logits: Tensor, children: Children, depth: int
 ) -> tuple[Tensor, Tensor | None]:
     """Return log-probs (B, K, W), -inf where there is no child, and each child's column of the logits.
 
     The columns are None where each beam may go on with every token of the depth, as at the root: nothing is looked up.
     """
     places, stay = search.readout.depths[depth], None
-    picked, columns = logits.logits.expand(-1, frontier.nodes.shape[1], -1), None
+    picked, columns = logits.expand(-1, frontier.nodes.shape[1], -1), None
     complete = children.mask.shape[-1] == len(places.rows) and search.alive is None and children.mask.all()
     if not complete:
         stay = _add_stays(search, frontier, children)
         columns = places.of(children.tokens)
         picked = picked.gather(2, columns).masked_fill_(~children.mask, -torch.inf)
-    logprobs = picked.log_softmax(-1) if logits.log_total is None else picked - logits.log_total
+    logprobs = picked if search.readout.whole else picked.log_softmax(-1)
     if stay is not None:
         logprobs[..., 0].masked_fill_(stay, 0.0)
     return logprobs, columns
