@@ -9,7 +9,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 SHOWN = ("loss", "eval_loss", "reward", "eval_hit_rate@10", "eval_ndcg@10", "eval_reward", "kl", "zero_signal")
-LABELS = {"eval_loss": "valid loss", "eval_hit_rate@10": "valid HR@10", "eval_ndcg@10": "valid NDCG@10", "eval_reward": "valid reward"}
+LABELS = {
+    "eval_loss": "valid loss",
+    "eval_hit_rate@10": "valid HR@10",
+    "eval_ndcg@10": "valid NDCG@10",
+    "eval_reward": "valid reward",
+}
 PLAIN_EVERY_SECONDS = 10.0
 
 
@@ -68,7 +73,11 @@ class StageProgress:
 
     def _print(self) -> None:
         left = f", {self._left()} left" if self.step < self.total else ""
-        print(f"{self.stage}: {self.unit} {self.step}/{self.total}{left}  {self._metrics()}".rstrip(), file=sys.stderr, flush=True)
+        print(
+            f"{self.stage}: {self.unit} {self.step}/{self.total}{left}  {self._metrics()}".rstrip(),
+            file=sys.stderr,
+            flush=True,
+        )
 
     def _metrics(self) -> str:
         return "  ".join(f"{LABELS.get(name, name)} {value:.4g}" for name, value in self.latest.items())

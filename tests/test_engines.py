@@ -44,7 +44,12 @@ ENGINES = {
 
 
 @pytest.mark.parametrize(
-    "name", ["ddp", pytest.param("zero_2", marks=pytest.mark.slow), pytest.param("zero_3_fully_sharded", marks=pytest.mark.slow)]
+    "name",
+    [
+        "ddp",
+        pytest.param("zero_2", marks=pytest.mark.slow),
+        pytest.param("zero_3_fully_sharded", marks=pytest.mark.slow),
+    ],
 )
 def test_sft_and_grpo_give_the_same_losses_on_one_and_two_processes(name: str, alone, tmp_path: Path) -> None:
     out = run(recipe_from_tree(recipe(ENGINES[name])), tmp_path / "two")

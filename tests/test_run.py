@@ -49,14 +49,23 @@ def forget(out: Path, stages: tuple[str, ...]) -> None:
     for stage in stages:
         manifest["stages"].pop(stage)
         shutil.rmtree(out / stage / "model", ignore_errors=True)
-        checkpoints = sorted((out / stage / "checkpoints").glob("checkpoint-*"), key=lambda path: path.stat().st_mtime_ns)
+        checkpoints = sorted(
+            (out / stage / "checkpoints").glob("checkpoint-*"), key=lambda path: path.stat().st_mtime_ns
+        )
         if checkpoints:
             shutil.rmtree(checkpoints[-1])
     directory.manifest_path.write_text(json.dumps(manifest))
 
 
 def test_a_run_leaves_everything_that_the_architecture_promises(finished: Path) -> None:
-    for name in ("recipe.yaml", "environment.json", "manifest.json", "metrics.jsonl", "samples.jsonl", "logs/rlkit.log"):
+    for name in (
+        "recipe.yaml",
+        "environment.json",
+        "manifest.json",
+        "metrics.jsonl",
+        "samples.jsonl",
+        "logs/rlkit.log",
+    ):
         assert (finished / name).stat().st_size > 0, name
     for name in ("config.json", "model.safetensors", "tokenizer.json", "semantic_ids.json"):
         assert (finished / "grpo" / "model" / name).is_file(), name
@@ -133,11 +142,15 @@ def test_a_finished_run_can_be_evaluated_with_other_beams(finished: Path) -> Non
     folder = evaluate_run(finished, ["num_beams=5", "baselines=false"])
     report = json.loads((folder / "eval.json").read_text())
     assert folder != finished / "evaluate"
-    assert set(report["metrics"]) == {f"{p}{m}@{k}" for p in ("", "item/") for m in ("hit_rate", "ndcg") for k in (1, 5)}
+    assert set(report["metrics"]) == {
+        f"{p}{m}@{k}" for p in ("", "item/") for m in ("hit_rate", "ndcg") for k in (1, 5)
+    }
 
 
 @pytest.mark.slow
-def test_kill_9_in_the_middle_of_grpo_and_a_second_call_give_the_same_evaluation(finished: Path, tmp_path: Path) -> None:
+def test_kill_9_in_the_middle_of_grpo_and_a_second_call_give_the_same_evaluation(
+    finished: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(dump(recipe()))
     command = [str(Path(sys.executable).with_name("rlkit")), "run", str(path), "--out", str(tmp_path / "run")]

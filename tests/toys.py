@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
 
 import pytest
+
 from rlkit.config.models import CausalLMSettings
+from rlkit.job import Job
 from rlkit.models.load import LoadedModel, load_causal_lm
+from rlkit.plugins import load_plugins
+from rlkit.recipe import recipe_from_tree
+from rlkit.run_directory import RunDirectory
 
 ROOT = Path(__file__).parent.parent
 
@@ -53,3 +59,15 @@ def tiny_recipe(**changes: object) -> dict:
         "engine": {"threads": 1},
     }
     return tree | changes
+
+
+def tiny_job(folder: Path, stage: str = "grpo", tree: dict | None = None) -> Job:
+    """Return the job of one stage of a tiny recipe that holds no other training stage."""
+    tree = copy.deepcopy(tree or tiny_recipe())
+    tree["stages"] = {stage: tree["stages"][stage]}
+    loaded = recipe_from_tree(tree)
+    directory = RunDirectory(folder)
+    directory.open("", 0, {})
+    job = Job(loaded.recipe, load_plugins(), directory, stage)
+    job.engine.prepare()
+    return job

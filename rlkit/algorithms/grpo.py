@@ -17,7 +17,7 @@ from rlkit.config.algorithms import GRPOSettings
 from rlkit.job import Job
 from rlkit.ops.advantages import group_advantages
 from rlkit.ops.kl import kl_k1, kl_k3
-from rlkit.ops.policy_loss import LOSSES, NORMALIZATION, Counts, aggregate, entropy_bonus, kl_penalty
+from rlkit.ops.policy_loss import LOSSES, NORMALIZATION, Counts, aggregate, entropy_bonus, kl_penalty, log_ratio
 from rlkit.policy.build import policy_trainer
 from rlkit.policy.group_batch import GroupBatch
 from rlkit.policy.grouped_forward import PolicyOutput
@@ -63,13 +63,21 @@ class GRPO:
             "entropy": aggregate(output.entropy, batch.mask, counts, "token"),
         }
         if settings.kl_coef > 0:
-            estimate = kl_k1 if settings.kl_estimator == "k1" else kl_k3
-            kl = estimate(output.logprobs, numbers["ref_logprobs"])
+            kl = self._kl(output.logprobs, numbers, batch.mask)
             loss = loss + kl_penalty(kl, batch.mask, counts, how, settings.kl_coef)
             metrics["kl"] = aggregate(kl, batch.mask, counts, "token")
         if settings.entropy_coef > 0:
             loss = loss + entropy_bonus(output.entropy, batch.mask, counts, how, settings.entropy_coef)
         return loss, metrics
+
+    def _kl(self, logprobs: Tensor, numbers: dict[str, Tensor], mask: Tensor) -> Tensor:
+        """Return (B, G, C) the KL estimate whose gradient is wanted.
+
+        The gradient of k1 alone is zero on average; weighted by the ratio it is that of the KL divergence itself.
+        """
+        if self.settings.kl_estimator == "k3":
+            return kl_k3(logprobs, numbers["ref_logprobs"])
+        return log_ratio(logprobs, numbers["old_logprobs"], mask).exp() * kl_k1(logprobs, numbers["ref_logprobs"])
 
 
 def add_ground_truth(rollouts: Rollouts, constraint: Any) -> Rollouts:

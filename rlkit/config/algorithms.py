@@ -114,6 +114,12 @@ class GRPOSettings(PolicySettings):
             raise ValueError(
                 "rank_discount needs rollout.type beam (a sample has no rank); use prefix_match or change the rollout"
             )
+        if self.add_ground_truth and (
+            getattr(self.rollout, "top_k", None) or getattr(self.rollout, "top_p", 1.0) < 1.0
+        ):
+            raise ValueError(
+                "add_ground_truth does not go with top_k or top_p (the answer may lie outside of what they keep); drop one"
+            )
         return self
 
 

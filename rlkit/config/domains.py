@@ -19,9 +19,9 @@ class AugmentSettings(Settings):
     item_dropout: float = Field(0.0, ge=0, lt=1)
     """The share of sequences from which items are dropped; each of their items goes with probability .2."""
     walks: int = Field(0, ge=0)
-    """Random walks over train transitions that join every epoch."""
-    walk_length: int = Field(10, ge=2)
-    """Items of a walk."""
+    """Random walks over train transitions that join every epoch; each goes on from the first items of a user."""
+    walk_steps: int = Field(3, ge=1)
+    """Items that a walk adds."""
 
 
 class TaskSettings(Settings):

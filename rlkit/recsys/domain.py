@@ -45,7 +45,13 @@ def recommendation_domain(settings: RecommendationSettings, job: Job) -> Recomme
     template: Any = settings.template
     if template == "auto":
         known = base / PROMPT_FILE if base else None
-        template = json.loads(known.read_text())["template"] if known and known.is_file() else "instruct" if base else "compact"
+        template = (
+            json.loads(known.read_text())["template"]
+            if known and known.is_file()
+            else "instruct"
+            if base
+            else "compact"
+        )
     return RecommendationDomain(settings, job.registry, job.seed, template, base, job.run.path)
 
 
@@ -251,7 +257,12 @@ class RecommendationDomain:
     # ---- measuring
 
     def validate(
-        self, lm: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], settings: ValidateSettings, device: Any
+        self,
+        lm: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[Prompt],
+        settings: ValidateSettings,
+        device: Any,
     ) -> dict[str, np.ndarray]:
         """Return HR@10 and NDCG@10 of each prompt, ranked with evaluation beams."""
         if not prompts:

@@ -21,6 +21,7 @@ LAGS = (1, 2, 3)
 """How far apart two items of a train sequence may be to count as a transition."""
 FORGET = 0.5
 """What each step further back weighs, in counting and in walking."""
+_NONE = np.empty((0, 2), dtype=np.int64)
 
 
 class ItemTokens:
@@ -60,24 +61,27 @@ def windows(sequences: Sequence[Sequence[int]], size: int) -> list[np.ndarray]:
 class Transitions:
     """Item-to-item transitions of the train sequences, for random walks with a memory.
 
-    A step goes on from one of the walk's items, the last one most likely, to what followed that item in train, at once
-    or after a few others. Walks so say of the train data what counting skip transitions says of it.
+    A walk begins with a user's first items. A step goes on from one of the walk's items, the last one most likely, to
+    what followed that item in train, at once or after a few others. So walks say of real histories what counting skip
+    transitions says of them: the model learns it by samples.
     """
 
     def __init__(self, sequences: Sequence[Sequence[int]], num_items: int) -> None:
         rows = [np.asarray(sequence) for sequence in sequences]
-        lags = [np.concatenate([np.stack([row[:-lag], row[lag:]], 1) for row in rows if len(row) > lag]) for lag in LAGS]
+        lags = [
+            np.concatenate([_NONE, *(np.stack([row[:-lag], row[lag:]], 1) for row in rows if len(row) > lag)])
+            for lag in LAGS
+        ]
         pairs = np.concatenate(lags)
         weights = np.concatenate([np.full(len(part), FORGET ** (lag - 1)) for lag, part in zip(LAGS, lags)])
         order = np.argsort(pairs[:, 0], kind="stable")
         self.next, self.reach = pairs[order, 1], np.concatenate([[0.0], np.cumsum(weights[order])])
         self.offsets = np.searchsorted(pairs[order, 0], np.arange(num_items + 1))
-        self.starts = lags[0][:, 0]
 
-    def walk(self, length: int, random: np.random.Generator) -> np.ndarray:
-        """Draw a start among the train events and go on until ``length`` items, or an item that nothing followed."""
-        items = [int(random.choice(self.starts))]
-        while len(items) < length:
+    def walk(self, start: np.ndarray, steps: int, random: np.random.Generator) -> np.ndarray:
+        """Go on from some items for ``steps`` items, or until an item that nothing followed."""
+        items = start.tolist()
+        for _ in range(steps):
             back = min(int(random.geometric(1 - FORGET)), len(items))
             following = self._follow(items[-back], random)
             if following is None:
@@ -119,7 +123,9 @@ class TrainSequences(Dataset):
         self.items, self.augment, self.seed = items, augment, seed
         self.windows = windows(sequences, window)
         self.transitions = Transitions(sequences, len(items.tokens)) if augment.walks else None
-        self.lengths = np.asarray([len(window) for window in self.windows] + [augment.walk_length] * augment.walks)
+        lengths = [len(window) for window in self.windows]
+        walk = round(np.mean(lengths) / 2) + augment.walk_steps
+        self.lengths = np.asarray(lengths + [walk] * augment.walks)
 
     def __len__(self) -> int:
         return len(self.windows) + self.augment.walks
@@ -130,7 +136,9 @@ class TrainSequences(Dataset):
         random = np.random.default_rng((self.seed, epoch, index))
         if index >= len(self.windows):
             assert self.transitions is not None
-            return self.items.encode(self.transitions.walk(self.augment.walk_length, random))
+            sequence = self.windows[random.integers(len(self.windows))]
+            start = sequence[: random.integers(1, len(sequence))]
+            return self.items.encode(self.transitions.walk(start, self.augment.walk_steps, random))
         sequence = self.windows[index]
         if random.random() < self.augment.item_dropout:
             kept = sequence[random.random(len(sequence)) >= DROP_PROBABILITY]

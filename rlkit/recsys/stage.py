@@ -29,7 +29,9 @@ def semantic_ids(job: Job) -> dict[str, Any]:
     domain.prepare()
     job.folder.mkdir(parents=True, exist_ok=True)
     domain.ids.save(job.folder / SEMANTIC_IDS_FILE)
-    return {"semantic_ids": {"hash": domain.ids.fingerprint(), "method": domain.ids.method, "items": len(domain.ids.tokens)}}
+    return {
+        "semantic_ids": {"hash": domain.ids.fingerprint(), "method": domain.ids.method, "items": len(domain.ids.tokens)}
+    }
 
 
 def evaluate(job: Job, domain: RecommendationDomain) -> dict[str, Any]:
@@ -44,7 +46,11 @@ def evaluate(job: Job, domain: RecommendationDomain) -> dict[str, Any]:
     rows = EvaluationRows(interactions, np.asarray(domain.ids.sid_of_item), domain.data.splits["train"], ks, job.seed)
     models = [evaluate_ranked(rows, name, ranking.sids, invalid=ranking.invalid) for name, ranking in rankings.items()]
     splits = domain.data.splits
-    others = evaluate_baselines(rows, splits["train"], splits["valid"], domain.data.true_scores) if settings.baselines else []
+    others = (
+        evaluate_baselines(rows, splits["train"], splits["valid"], domain.data.true_scores)
+        if settings.baselines
+        else []
+    )
     report = eval_report(rows, models, others)
     job.folder.mkdir(parents=True, exist_ok=True)
     keys = [item.key for item in domain.data.items], domain.sid_texts

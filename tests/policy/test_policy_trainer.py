@@ -1,0 +1,208 @@
+"""The online loop's contract, point by point (docs/architecture.md)."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from toys import tiny_job, tiny_recipe
+
+from rlkit.algorithms.grpo import grpo
+from rlkit.errors import TrainingError
+from rlkit.policy.trainer import PolicyTrainer
+
+
+def trainer(folder: Path, train: dict | None = None, model: dict | None = None, **algorithm) -> PolicyTrainer:
+    """A trainer over a model of random weights; two epochs over rollouts of 16 prompts in two mini-batches."""
+    tree = copy.deepcopy(tiny_recipe())
+    tree["model"] |= model or {}
+    stage = tree["stages"]["grpo"]
+    stage["algorithm"] |= {
+        "rollout_batch_size": 16, "updates_epochs": 2, "kl_coef": 0.05, "rewards": [{"type": "prefix_match"}], **algorithm,
+    }  # fmt: skip
+    stage["train"] |= {"batch_size": 8, "max_steps": 8, "evaluate_every_steps": 100, **(train or {})}
+    built = grpo(tiny_job(folder, "grpo", tree))
+    built.args.eval_on_start = False
+    return built
+
+
+def weights(built: PolicyTrainer) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in built.model.parameters()])
+
+
+def batches_of(built: PolicyTrainer, num_batches: int):
+    return built.get_batch_samples(iter(built.get_train_dataloader()), num_batches, torch.device("cpu"))
+
+
+def test_a_step_gets_exactly_the_micro_batches_that_it_asks_for(tmp_path: Path) -> None:
+    built = trainer(tmp_path)
+    for num_batches in (1, 2, 4):
+        batches, _ = batches_of(built, num_batches)
+        assert [len(batch) for batch in batches] == [8 // num_batches] * num_batches
+
+
+def test_the_count_that_the_loss_divides_by_is_that_of_the_whole_step(tmp_path: Path) -> None:
+    batches, (num_tokens, num_completions) = batches_of(trainer(tmp_path), 4)
+    assert num_tokens == sum(batch.mask.sum() for batch in batches)
+    assert num_completions == 8 * 4
+
+
+def test_one_rollout_serves_epochs_times_mini_batches_steps(tmp_path: Path) -> None:
+    built = trainer(tmp_path)
+    assert built.loop.updates == 4
+    first = [batches_of(built, 1)[0][0].completions for _ in range(4)]
+    assert torch.equal(first[0], first[2]), "the second epoch repeats the first"
+    assert torch.equal(first[1], first[3])
+    assert not torch.equal(first[0], first[1])
+    assert built.rollout == 1
+    batches_of(built, 1)
+    assert (built.rollout, built.cursor) == (2, 32)
+
+
+def test_a_run_ends_where_a_rollout_ends(tmp_path: Path) -> None:
+    built = trainer(tmp_path, train={"max_steps": 6})  # 6 steps are one and a half rollouts of 4 updates
+    built.train()
+    assert built.state.global_step == 8
+    assert (built.rollout, built.buffer) == (2, [])
+
+
+def test_prompts_come_from_a_seeded_stream_and_not_from_the_trainers_loader(tmp_path: Path) -> None:
+    one, two = trainer(tmp_path / "1"), trainer(tmp_path / "2")
+    keys = [prompt.key for prompt in one.collector.stream.take(0, 16)]
+    assert keys == [prompt.key for prompt in two.collector.stream.take(0, 16)]
+    assert keys[8:] == [prompt.key for prompt in two.collector.stream.take(8, 8)]
+    size = len(one.collector.stream.prompts)
+    assert len({prompt.key for prompt in one.collector.stream.take(size, size)}) == size, (
+        "a pass shows every prompt once"
+    )
+
+
+def test_sampling_noise_is_keyed_by_seed_rollout_and_prompt(tmp_path: Path) -> None:
+    built = trainer(tmp_path, rollout={"type": "sample"})
+    built.model.eval()
+    prompts = built.collector.stream.take(0, 6)
+    seconds = {"rollout": 0.0, "reward": 0.0}
+
+    def completions(chosen, rollout):
+        return built.collector._complete(built.model.lm, chosen, ("train", rollout), dict(seconds)).batch.completions
+
+    together, apart = completions(prompts, 0), [completions([prompt], 0) for prompt in prompts]
+    assert all(torch.equal(together[i], part[0]) for i, part in enumerate(apart))
+    assert not torch.equal(together, completions(prompts, 1))
+
+
+def test_micro_batches_change_no_weight(tmp_path: Path) -> None:
+    whole, split = trainer(tmp_path / "1"), trainer(tmp_path / "2", train={"micro_batch_size": 2})
+    for built in (whole, split):
+        built.train()
+    assert split.args.gradient_accumulation_steps == 4
+    assert torch.allclose(weights(whole), weights(split), atol=2e-6)
+    assert not torch.allclose(weights(whole), weights(trainer(tmp_path / "3")), atol=1e-4), "training moves the weights"
+
+
+def test_inputs_keep_their_precision_on_the_way_to_the_loss(tmp_path: Path) -> None:
+    built = trainer(tmp_path)
+    batch = batches_of(built, 1)[0][0]
+    numbers = built._prepare_inputs(batch).numbers
+    assert {name: number.dtype for name, number in numbers.items()} == dict.fromkeys(numbers, torch.float32)
+    assert {"advantages", "old_logprobs", "ref_logprobs"} <= set(numbers)
+
+
+def test_dropout_is_off_in_policy_training(tmp_path: Path) -> None:
+    built = trainer(tmp_path, model={"adapter": {"rank": 4, "dropout": 0.5}})
+    built.model.train()
+    batch = batches_of(built, 1)[0][0]
+    assert torch.equal(built.model(batch).logprobs, built.model(batch).logprobs)
+
+
+def test_the_first_pass_over_a_rollout_has_ratios_of_one_and_a_mismatch_names_its_causes(tmp_path: Path) -> None:
+    built = trainer(tmp_path)
+    batch = batches_of(built, 1)[0][0]
+    logprobs = built.model(batch).logprobs.detach()
+    built._check_first_pass(logprobs, batch)
+    batch.numbers["old_logprobs"] = logprobs + 0.1 * batch.mask
+    with pytest.raises(TrainingError, match=r"disagree .* look for dropout, a changed temperature"):
+        built._check_first_pass(logprobs, batch)
+
+
+def test_sampling_at_another_temperature_than_training_is_found_on_the_first_pass(tmp_path: Path) -> None:
+    built = trainer(tmp_path, updates_epochs=1, rollout_batch_size=8)
+    built.model.temperature = 1.5
+    with pytest.raises(TrainingError, match="training and sampling disagree"):
+        built.train()
+
+
+def test_the_reference_is_the_starting_model_and_stays(tmp_path: Path) -> None:
+    built = trainer(tmp_path)
+    start = weights(built).clone()
+    built.train()
+    reference = torch.cat([parameter.flatten() for parameter in built.reference.parameters()])
+    assert torch.equal(reference, start)
+    assert not torch.equal(weights(built), start)
+
+
+def test_with_an_adapter_the_policy_without_it_is_the_reference(tmp_path: Path) -> None:
+    built = trainer(tmp_path, model={"adapter": {"rank": 4}})
+    assert built.reference is None
+    batch = batches_of(built, 1)[0][0]
+    assert torch.allclose(batch.numbers["ref_logprobs"], batch.numbers["old_logprobs"], atol=1e-5)
+    built.buffer.clear()
+    built.train()
+    with torch.no_grad():
+        now = built.model(batch).logprobs
+        with built.model.lm.disable_adapter():
+            before = built.model(batch).logprobs
+    assert torch.allclose(before, batch.numbers["ref_logprobs"], atol=1e-5)
+    assert not torch.allclose(now, before, atol=1e-4)
+
+
+def test_a_reference_that_follows_moves_by_its_mix_where_a_rollout_ends(tmp_path: Path) -> None:
+    built = trainer(tmp_path, reference_sync={"mix": 0.5, "every_steps": 1})
+    start = weights(built).clone()
+    for _ in range(built.loop.updates):
+        batches_of(built, 1)
+    with torch.no_grad():
+        for parameter in built.model.lm.parameters():
+            parameter.add_(1.0)
+    built.state.global_step = built.loop.updates
+    batches_of(built, 1)
+    reference = torch.cat([parameter.flatten() for parameter in built.reference.parameters()])
+    assert torch.allclose(reference, start + 0.5, atol=1e-6)
+
+
+def test_a_checkpoint_inside_a_rollout_is_refused(tmp_path: Path) -> None:
+    built = trainer(tmp_path)
+    batches_of(built, 1)
+    with pytest.raises(AssertionError, match="only where a rollout ends"):
+        built._save_checkpoint(built.model, None)
+
+
+def test_groups_without_a_signal_are_left_out_when_asked(tmp_path: Path) -> None:
+    kept, dropped = trainer(tmp_path / "1"), trainer(tmp_path / "2", zero_signal="drop")
+    counts = [float(batches_of(built, 1)[1][1]) for built in (kept, dropped)]
+    assert counts[0] == 32
+    assert counts[1] < 32
+    assert counts[1] % 4 == 0, "groups leave whole"
+
+
+def test_refilled_rollouts_hold_as_many_groups_with_a_signal_as_can_be_found(tmp_path: Path) -> None:
+    dropped, refilled = (trainer(tmp_path / kind, zero_signal=kind) for kind in ("drop", "refill"))
+    found = [built.collector.collect(built.model.eval().lm, 0, 0, 16) for built in (dropped, refilled)]
+    assert found[1].keep.sum() > found[0].keep.sum()
+    assert found[1].cursor > found[0].cursor == 16
+    assert len(found[1].rollouts.prompts) == 16
+    assert 0 < found[1].zero_signal < 1
+
+
+def test_the_starting_model_is_kept_where_no_checkpoint_beats_it_on_valid(tmp_path: Path) -> None:
+    built = trainer(
+        tmp_path, train={"learning_rate": 0.5, "max_steps": 4}, validate_on={"prompts": 16, "num_beams": 10}
+    )
+    built.args.eval_on_start = True
+    start = weights(built).clone()
+    built.start_metric = None
+    built.evaluate = lambda *args, **kwargs: {"eval_ndcg@10": 1.0 if built.state.global_step == 0 else 0.5}  # type: ignore[method-assign]
+    built.train()
+    assert torch.equal(weights(built), start)

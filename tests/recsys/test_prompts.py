@@ -1,0 +1,65 @@
+"""One prompt module for SFT, RL, evaluation and serving; and the answer is never in the prompt."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from toys import tiny_job, tiny_recipe
+
+from rlkit.recsys.domain import RecommendationDomain
+from rlkit.recsys.prompts import render_history
+
+
+def domain(folder: Path, template: str) -> RecommendationDomain:
+    tree = tiny_recipe()
+    tree["domain"] = {**tree["domain"], "template": template}
+    job = tiny_job(folder, "sft", tree)
+    job.load_model()
+    return job.domain
+
+
+def test_the_compact_prompt_is_the_history_and_nothing_else() -> None:
+    assert render_history("compact", ["<a_1><b_2>", "<a_3>"], "<s>") == "<s><a_1><b_2><a_3>"
+
+
+def test_the_instruct_prompt_shows_the_history_oldest_first() -> None:
+    text = render_history("instruct", ["<a_1>", "<a_2>"], "")
+    assert "<a_1>, <a_2>" in text
+    assert text.endswith("### Next item:\n")
+
+
+@pytest.mark.parametrize("template", ["compact", "instruct"])
+def test_the_answer_is_never_in_the_prompt(template: str, tmp_path: Path) -> None:
+    built = domain(tmp_path, template)
+    for index, row in enumerate(built.data.splits["train"][:200]):
+        prompts = {built.prompt(replace(row, target=target), "x").text for target in range(len(built.data.items))}
+        assert len(prompts) == 1, "the prompt would change with the target"
+        prompt = built.prompt(row, f"{index}")
+        if row.target not in row.history:
+            assert prompt.answer not in prompt.text
+
+
+@pytest.mark.parametrize("template", ["compact", "instruct"])
+def test_sft_rl_and_evaluation_see_the_same_prompt(template: str, tmp_path: Path) -> None:
+    built = domain(tmp_path, template)
+    prompts = built.prompts("train")
+    demonstrations = built.demonstrations("train")
+    assert [p.text for p in prompts] == [d.prompt for d in demonstrations]
+    assert [p.answer for p in prompts] == [d.completion for d in demonstrations]
+    if template == "compact":
+        # What whole-sequence training conditions on when it predicts the target is the tokenized prompt.
+        row = built.valid_sequences()[0]
+        valid = built.prompts("valid")[0]
+        ids = built.tokenizer(valid.text, add_special_tokens=False).input_ids
+        assert row["input_ids"][: len(ids)].tolist() == ids
+
+
+def test_every_record_knows_its_source_and_carries_its_own_target(tmp_path: Path) -> None:
+    built = domain(tmp_path, "compact")
+    for prompt, row in zip(built.prompts("test"), built.data.splits["test"]):
+        assert prompt.context is row
+        assert prompt.answer == built.sid(row.target)
+        assert prompt.source == row.source
+    assert len({prompt.key for prompt in built.prompts("train")}) == len(built.data.splits["train"])
