@@ -38,6 +38,7 @@ def cross_checks(model: type[Settings], tree: Mapping[str, Any]) -> Iterator[Pro
     yield from _consumed(classes, everyone)
     yield from _references(tree, classes, stages)
     yield from _selected(tree, classes, stages)
+    yield from _frozen(model, tree, stages)
     yield from _extra(model, tree, classes)
     yield from _arithmetic(model, tree, stages)
 
@@ -128,6 +129,18 @@ def _selected(tree: Mapping[str, Any], classes: Classes, stages: list[str]) -> I
         if field and isinstance(wanted, str) and wanted not in choices:
             keys = ("stages", stage, "algorithm", "validate_on", "select_by")
             yield Problem(keys, f"the domain measures no {wanted!r} on its valid split{did_you_mean(wanted, choices)}")
+
+
+def _frozen(model: type[Settings], tree: Mapping[str, Any], stages: list[str]) -> Iterator[Problem]:
+    """Yield weight decay where all but some rows of a matrix is frozen: it would shrink the frozen rows as well."""
+    if not getattr(_valid(model, tree.get("model", {}), "model"), "freeze_backbone", False):
+        return
+    for stage in stages:
+        train = getattr(_valid(model, tree["stages"][stage], "stages", stage), "train", None)
+        if isinstance(train, TrainSettings) and train.weight_decay > 0:
+            wrong = f"must be 0 with model.freeze_backbone, got {train.weight_decay:g}"
+            advice = "it would change the rows that stay frozen; leave it out, or train the whole model"
+            yield Problem(("stages", stage, "train", "weight_decay"), f"{wrong}; {advice}")
 
 
 def _extra(model: type[Settings], tree: Mapping[str, Any], classes: Classes) -> Iterator[Problem]:

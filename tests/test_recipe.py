@@ -391,6 +391,17 @@ def test_parts_that_do_not_fit_each_other_are_refused(load, old, new, expected):
     assert expected in "\n".join(load.problems(RECIPE.replace(old, new, 1)))
 
 
+def test_weight_decay_and_a_frozen_backbone_are_refused_in_every_stage_that_trains(load):
+    decaying = RECIPE.replace("learning_rate: 1e-3", "weight_decay: 0.01").replace("batch_size: 8", "weight_decay: 0.1")
+    load(decaying)
+    load(RECIPE, "model.freeze_backbone=true")
+    assert load.problems(decaying, "model.freeze_backbone=true") == [
+        f"r.yaml:{place}.train.weight_decay: must be 0 with model.freeze_backbone, got {value}; "
+        "it would change the rows that stay frozen; leave it out, or train the whole model"
+        for place, value in (("8:27: stages.sft", "0.01"), ("15:27: stages.grpo", "0.1"))
+    ]
+
+
 def test_an_algorithm_of_another_domains_records_is_refused():
     class PreferencesSettings(Settings):
         """Learn from preferences."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
     Qwen2ForCausalLM,
     set_seed,
 )
@@ -20,7 +23,10 @@ from transformers import (
 from rlkit.config.models import AdapterSettings, CausalLMSettings
 from rlkit.errors import ModelError
 from rlkit.models.presets import preset_config
-from rlkit.models.tokenizer import CHAT_TEMPLATE, add_tokens, byte_tokenizer, train_only_rows
+from rlkit.models.tokenizer import CHAT_TEMPLATE, add_tokens, byte_tokenizer, matrices, train_only_rows
+
+GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
+"""Classes that add nothing to ``tokenizer.json``, by the names that ``tokenizer_config.json`` gives them."""
 
 
 class LoadedModel(NamedTuple):
@@ -64,27 +70,49 @@ def _create(settings: CausalLMSettings, new_tokens: Sequence[str], seed: int) ->
 
 
 def _load(source: str, settings: CausalLMSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    if source.startswith((".", "/", "~")) and not Path(source).is_dir():
+        raise ModelError(f"model.path: there is no folder {source!r}; name the folder of a Hugging Face model")
     if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
         raise ModelError(f"model.path: no config.json in {source!r}; name the folder of a Hugging Face model")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=settings.trust_remote_code)
-        model = AutoModelForCausalLM.from_pretrained(
+        tokenizer = _load_tokenizer(source, settings)
+        model, found = AutoModelForCausalLM.from_pretrained(
             source,
             dtype="auto" if settings.dtype == "auto" else _dtype(settings),
             attn_implementation=settings.attention,
             trust_remote_code=settings.trust_remote_code,
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = str(error).splitlines()[0].rstrip(".: ")
         raise ModelError(
             f"model.path: cannot load {source!r}: {reason}; name a folder or hub id of a causal language model"
         ) from error
+    if missing := sorted(found["missing_keys"]):  # transformers would fill them with noise
+        raise ModelError(
+            f"model.path: {source!r} lacks {len(missing)} of its weights, such as {missing[0]!r}; "
+            "name the folder of a whole causal language model"
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.chat_template is None:
         tokenizer.chat_template = CHAT_TEMPLATE
     model.config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
+
+
+def _load_tokenizer(source: str, settings: CausalLMSettings) -> PreTrainedTokenizerBase:
+    """Load a tokenizer as it was saved.
+
+    ``AutoTokenizer`` (transformers 5.23) reopens a generic tokenizer as the class that goes with the model: beside a
+    Qwen2 model ours would come back as a ``Qwen2Tokenizer``, which normalizes text and adds a token without a row.
+    """
+    folder = Path(source)
+    if (folder / "tokenizer.json").is_file() and (folder / "tokenizer_config.json").is_file():
+        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        if config.get("tokenizer_class") in GENERIC_TOKENIZERS and "auto_map" not in config:
+            return PreTrainedTokenizerFast.from_pretrained(source)
+    return AutoTokenizer.from_pretrained(source, trust_remote_code=settings.trust_remote_code)
 
 
 def _dtype(settings: CausalLMSettings) -> torch.dtype:
@@ -118,9 +146,17 @@ def _with_adapter(loaded: LoadedModel, adapter: AdapterSettings) -> Any:
         lora_dropout=adapter.dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
         task_type="CAUSAL_LM",
-        trainable_token_indices=loaded.new_token_ids or None,
+        trainable_token_indices=_new_rows(loaded),
     )
     return get_peft_model(loaded.model, config)
+
+
+def _new_rows(loaded: LoadedModel) -> dict[str, list[int]] | None:
+    """Return the rows of new tokens by the name of the layer that holds them: a head that is not tied has its own."""
+    if not loaded.new_token_ids:
+        return None
+    names = {id(module): name.rpartition(".")[2] for name, module in loaded.model.named_modules()}
+    return {names[id(layer)]: loaded.new_token_ids for layer in matrices(loaded.model)}
 
 
 def merged(model: Any) -> PreTrainedModel:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -35,8 +36,11 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a hash of everything that turns text into ids: the vocabulary and the chat template."""
-    content = json.dumps([sorted(tokenizer.get_vocab().items()), tokenizer.chat_template or ""], ensure_ascii=False)
+    """Return a hash of everything that turns text into ids: vocabulary, merges, normalizer, ..., and chat template."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)  # a tokenizer in pure Python has none
+    rules = json.loads(backend.to_str()) if backend else {}
+    rules = {name: rule for name, rule in rules.items() if name not in ("truncation", "padding")}  # of the last call
+    content = json.dumps([sorted(tokenizer.get_vocab().items()), tokenizer.chat_template or "", rules])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -63,14 +67,16 @@ def add_tokens(
     return tokenizer.convert_tokens_to_ids(list(tokens))
 
 
+def matrices(model: PreTrainedModel) -> list[Any]:
+    """Return the layers that hold a row per token: the input embedding, and the output head where it is not tied."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    return [embedding] if head.weight is embedding.weight else [embedding, head]
+
+
 @torch.no_grad()
 def _start_rows(model: PreTrainedModel, rows: Sequence[int], old_rows: int, seed: int) -> None:
-    matrices = [model.get_input_embeddings().weight]
-    head = model.get_output_embeddings().weight
-    if head.data_ptr() != matrices[0].data_ptr():
-        matrices.append(head)
     generator = torch.Generator().manual_seed(seed)
-    for weight in matrices:
+    for weight in (layer.weight for layer in matrices(model)):
         old = weight[:old_rows].float()  # (V, D)
         noise = torch.randn(len(rows), weight.shape[1], generator=generator).to(old.device)
         weight[list(rows)] = (old.mean(0) + 0.1 * old.std(0) * noise).to(weight.dtype)
@@ -83,9 +89,7 @@ def train_only_rows(model: PreTrainedModel, rows: Sequence[int]) -> None:
     would not, which is why ``freeze_backbone`` goes with ``weight_decay: 0``.
     """
     model.requires_grad_(False)
-    for weight in {
-        id(w): w for w in (model.get_input_embeddings().weight, model.get_output_embeddings().weight)
-    }.values():
+    for weight in (layer.weight for layer in matrices(model)):
         keep = torch.zeros(weight.shape[0], 1)
         keep[list(rows)] = 1.0
         weight.requires_grad_(True)
