@@ -16,17 +16,18 @@ import datasets
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, RandomSampler, Sampler
 from transformers import EarlyStoppingCallback, TrainingArguments
 
 from rlkit.config.algorithms import SFTSettings
 from rlkit.config.train import TrainSettings
 from rlkit.job import Job
-from rlkit.models.attention import decoder
+from rlkit.models.attention import decoder, head_logits
 from rlkit.models.constraint import Constraint
 from rlkit.models.load import LoadedModel, add_dropout, make_trainable
 from rlkit.models.wrapped import WrappedModel, WrappedTrainer, global_sum
-from rlkit.policy.token_logprobs import token_logprobs
+from rlkit.ops.logprobs import pick, selected_logprobs
+from rlkit.policy.token_logprobs import children_logprobs, chosen_child
 from rlkit.records import Demonstration
 from rlkit.training import batch_plan
 
@@ -49,18 +50,49 @@ class SequenceModel(WrappedModel):
     Args:
         lm: the language model.
         constraint: normalize over the allowed tokens of this tree; None: over the vocabulary.
+        teacher_weight: of soft targets, where a batch brings them.
     """
 
-    def __init__(self, lm: Any, constraint: Constraint | None) -> None:
+    def __init__(self, lm: Any, constraint: Constraint | None, teacher_weight: float = 0.0) -> None:
         super().__init__(lm)
-        self.constraint = constraint
+        self.constraint, self.teacher_weight = constraint, teacher_weight
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, nodes: Tensor) -> Tensor:
-        """Return (N,) log-probs of the labels that count; all inputs are (B, T), ``nodes`` stand before each token."""
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, nodes: Tensor, soft: Tensor | None = None
+    ) -> Tensor:
+        """Return (N,) log-probs of the labels that count, mixed with the teacher's expectation of them.
+
+        Args:
+            input_ids: (B, T).
+            attention_mask: (B, T).
+            labels: (B, T) the token ids, ``IGNORE`` where none is predicted.
+            nodes: (B, T) the constraint's node before each token.
+            soft: (B, T, W) the teacher's distribution over the node's continuations; 0 where it has none.
+        """
         hidden = decoder(self.lm)(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)[0]  # (B, T, D)
         counted = labels[:, 1:] != IGNORE
         states, tokens = hidden[:, :-1][counted], labels[:, 1:][counted]  # (N, D), (N,)
-        return token_logprobs(self.lm, states, tokens, nodes[:, 1:][counted], self.constraint)
+        if self.constraint is None:
+            return selected_logprobs(head_logits(self.lm, states), tokens)
+        logprobs, children = children_logprobs(self.lm, states, nodes[:, 1:][counted], self.constraint)
+        chosen = pick(logprobs, chosen_child(children, tokens))
+        if soft is None:
+            return chosen
+        return with_teacher(chosen, logprobs, soft[:, 1:][counted], self.teacher_weight)
+
+
+def with_teacher(chosen: Tensor, logprobs: Tensor, soft: Tensor, weight: float) -> Tensor:
+    """Return (N,) (log p(true) + weight * E_teacher[log p]) / (1 + weight), log p(true) where there is no teacher.
+
+    Args:
+        chosen: (N,) log-probs of the true tokens.
+        logprobs: (N, W) of all continuations, 0 where there is none.
+        soft: (N, W') the teacher's distribution; a row of 0 where it has none.
+        weight: of the teacher.
+    """
+    soft = soft[:, : logprobs.shape[1]]
+    weights = weight * soft.sum(-1)
+    return (chosen + weight * (soft * logprobs).sum(-1)) / (1 + weights)
 
 
 class GlobalBatches(Sampler):
@@ -178,7 +210,7 @@ def _sequence_trainer(job: Job, loaded: LoadedModel, sequences: Any) -> Sequence
     constraint = job.domain.constraint if job.domain.normalization == "children" else None
     trainable = make_trainable(loaded, job.model)
     return SequenceTrainer(
-        SequenceModel(trainable, constraint),
+        SequenceModel(trainable, constraint, job.domain.teacher_weight),
         TrainingArguments(**job.training_arguments(_steps(train, len(sequences))), **_keep_best(train)),
         batches=batches,
         train_dataset=sequences,
@@ -192,21 +224,29 @@ def _sequence_trainer(job: Job, loaded: LoadedModel, sequences: Any) -> Sequence
 def _demonstration_trainer(job: Job, loaded: LoadedModel) -> Any:
     from trl import SFTConfig, SFTTrainer
 
+    class DemonstrationTrainer(SFTTrainer):
+        """Takes whole global batches only, the same on any number of ranks; an epoch's rest waits for another one."""
+
+        def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+            if self.args.train_sampling_strategy != "random":  # of ``train.extra``
+                return super()._get_train_sampler(train_dataset)
+            steps = max(len(self.train_dataset) // train.batch_size, 1)
+            return RandomSampler(self.train_dataset, num_samples=steps * train.batch_size)
+
     settings: SFTSettings = job.settings.algorithm
     train: TrainSettings = job.settings.train
     data = {
         split: _tokenized(job.domain.demonstrations(split), loaded, settings.max_tokens) for split in ("train", "valid")
     }
-    arguments = job.training_arguments(_steps(train, len(data["train"]))) | _keep_best(train)
-    config = SFTConfig(
-        **arguments,
-        max_length=settings.max_tokens,
-        packing=settings.packing,
-        dataset_kwargs={"skip_prepare_dataset": not settings.packing},
-    )
-    return SFTTrainer(
+    ours = {
+        **_keep_best(train),
+        "max_length": settings.max_tokens,
+        "packing": settings.packing,
+        "dataset_kwargs": {"skip_prepare_dataset": not settings.packing},
+    }
+    return DemonstrationTrainer(
         model=make_trainable(loaded, job.model),
-        args=config,
+        args=SFTConfig(**ours | job.training_arguments(_steps(train, len(data["train"])))),  # ``train.extra`` wins
         train_dataset=data["train"],
         eval_dataset=data["valid"],
         processing_class=loaded.tokenizer,
@@ -215,7 +255,7 @@ def _demonstration_trainer(job: Job, loaded: LoadedModel) -> Any:
 
 
 def _tokenized(rows: Sequence[Demonstration], loaded: LoadedModel, max_tokens: int) -> datasets.Dataset:
-    """Tokenize as sampling does, prompt and completion apart, so that training sees the tokens that decoding continues."""
+    """Tokenize as sampling does, prompt and completion apart: training sees the tokens that decoding continues."""
     tokenize = partial(loaded.tokenizer, add_special_tokens=False)
     prompts = tokenize([row.prompt for row in rows]).input_ids
     completions = tokenize([row.completion for row in rows]).input_ids

@@ -1,35 +1,34 @@
-"""Log-probs of chosen tokens from the states that predict them, under a constraint or over the vocabulary."""
+"""Log-probs from the states that predict tokens, normalized over what a constraint allows."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from rlkit.models.attention import head_logits
-from rlkit.models.constraint import Constraint
-from rlkit.ops.logprobs import allowed_logprobs, selected_logprobs
+from rlkit.models.constraint import Children, Constraint
+from rlkit.ops.logprobs import log_distribution
+from rlkit.policy.grouped_forward import columns_of
 
 
-def token_logprobs(lm: Any, states: Tensor, tokens: Tensor, nodes: Tensor, constraint: Constraint | None) -> Tensor:
-    """Return the log-prob of each token.
+def children_logprobs(lm: Any, states: Tensor, nodes: Tensor, constraint: Constraint) -> tuple[Tensor, Children]:
+    """Return the log-probs of the allowed continuations.
 
     Args:
-        lm: the language model, whose head is applied; with a constraint only to the constraint's tokens.
+        lm: the language model; its head is applied to the constraint's tokens alone.
         states: (N, D) of the decoder; carries the gradient.
-        tokens: (N,) chosen ids.
-        nodes: (N,) the constraint's node before each token.
-        constraint: normalize over the allowed continuations; None: over the vocabulary.
+        nodes: (N,) the constraint's node at each state.
+        constraint: the tree.
 
     Returns:
-        (N,) float32.
+        (N, W) float32, 0 where there is no continuation, and the continuations.
     """
-    if constraint is None:
-        return selected_logprobs(head_logits(lm, states), tokens)
-    children = constraint.children(nodes)  # (N, W)
-    rows = constraint.token_ids()  # (S,)
-    logits = head_logits(lm, states, rows)  # (N, S)
-    place = torch.searchsorted(rows, children.tokens).clamp_max(len(rows) - 1)  # (N, W)
-    chosen = (children.mask & (children.tokens == tokens[:, None])).int().argmax(-1)  # (N,)
-    return allowed_logprobs(logits.gather(-1, place), children.mask, chosen)
+    children, rows = constraint.children(nodes), constraint.token_ids()
+    logits = head_logits(lm, states, rows).gather(-1, columns_of(rows)[children.tokens])  # (N, W)
+    return log_distribution(logits, children.mask), children
+
+
+def chosen_child(children: Children, tokens: Tensor) -> Tensor:
+    """Return (N,) which continuation each token is."""
+    return (children.mask & (children.tokens == tokens[:, None])).int().argmax(-1)

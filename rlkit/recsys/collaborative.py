@@ -118,6 +118,7 @@ class Baseline:
         matrix: (N, N) weight of the next item (column) given a past one (row); none: popularity alone.
         popularity: (N,) sums to 1.
         item_map: (items,) their numbers as the baseline sees them; none: as they are.
+        totals: (N,) of transitions, the weighted count behind each row of the matrix.
     """
 
     name: str
@@ -126,6 +127,7 @@ class Baseline:
     matrix: sparse.csr_array | None
     popularity: np.ndarray
     item_map: np.ndarray | None
+    totals: np.ndarray | None = None
 
     def scores(self, interactions: Sequence[Interaction]) -> np.ndarray:
         """Return (R, N) float32 scores of what comes after each history; call it with some hundred rows at a time."""
@@ -209,7 +211,10 @@ def _valid_ndcg(baseline: Baseline, valid: Events) -> float:
 
 def _fit(name: str, knobs: Knobs, train: Events, item_map: np.ndarray | None = None) -> Baseline:
     settings = {knob: getattr(knobs, knob) for knob in GRIDS[name]}
-    return Baseline(name, settings, knobs, _MATRICES[name](train, knobs), _popularity(train, knobs.recency), item_map)
+    totals = _counts(train, knobs).sum(axis=1) if _MATRICES[name] is _transitions else None
+    return Baseline(
+        name, settings, knobs, _MATRICES[name](train, knobs), _popularity(train, knobs.recency), item_map, totals
+    )
 
 
 def _popularity(train: Events, recency: float) -> np.ndarray:
@@ -237,10 +242,15 @@ def _transitions(train: Events, knobs: Knobs) -> sparse.csr_array:
 
     A row's history holds the target's predecessors at every lag, so each pair of events is met exactly once.
     """
-    followed = _history_weights(train, knobs.lag_decay).T @ _one_hot(train.target, train.size)  # (N, N)
-    counts = sparse.csr_array(followed + knobs.symmetric * followed.T)
+    counts = _counts(train, knobs)
     totals = counts.sum(axis=1) + knobs.shrink
     return sparse.csr_array(sparse.diags_array(1.0 / np.where(totals > 0, totals, 1.0)) @ counts).astype(np.float32)
+
+
+def _counts(train: Events, knobs: Knobs) -> sparse.csr_array:
+    """Return (N, N) how often the column followed the row, weighing ``lag_decay`` for each event between them."""
+    followed = _history_weights(train, knobs.lag_decay).T @ _one_hot(train.target, train.size)  # (N, N)
+    return sparse.csr_array(followed + knobs.symmetric * followed.T)
 
 
 def _cosine(train: Events, knobs: Knobs) -> sparse.csr_array:

@@ -24,11 +24,13 @@ from rlkit.job import Job
 from rlkit.ops.ranking import metric_values
 from rlkit.plugins import Registry
 from rlkit.recsys.data.catalog import Interaction, RecommendationData, user_sequences
+from rlkit.recsys.collaborative import fit_baselines
 from rlkit.recsys.metrics import sid_ranks
 from rlkit.recsys.prompts import Template, render_history
 from rlkit.recsys.recommend import rank
 from rlkit.recsys.semantic_ids import SemanticIds
 from rlkit.recsys.sequences import ItemTokens, TargetSequences, TrainSequences
+from rlkit.recsys.teacher import Teacher
 from rlkit.recsys.trie import Trie
 from rlkit.records import Demonstration, Prompt
 from rlkit.run_directory import content_hash, write_atomically
@@ -191,8 +193,28 @@ class RecommendationDomain:
             return None
         sequences = [items for _, items in user_sequences(self.data.splits["train"])]
         return TrainSequences(
-            sequences, self.item_tokens, self.settings.augment, window=self.settings.window, seed=self.seed
+            sequences,
+            self.item_tokens,
+            self.settings.augment,
+            window=self.settings.window,
+            seed=self.seed,
+            teacher=self._teacher(),
+            sid_of_item=self.ids.sid_of_item,
         )
+
+    def _teacher(self) -> Teacher | None:
+        """Fit the counting teacher, if it is asked for."""
+        augment, splits = self.settings.augment, self.data.splits
+        if not augment.teacher:
+            return None
+        baselines = fit_baselines(splits["train"], splits["valid"], len(self.data.items), self.ids.sid_of_item)
+        counting = next(baseline for baseline in baselines if baseline.name == "skip transitions")
+        return Teacher(counting, self.constraint, augment.teacher_power)
+
+    @property
+    def teacher_weight(self) -> float:
+        """Return what soft targets weigh beside the true ones."""
+        return self.settings.augment.teacher
 
     def valid_sequences(self) -> TargetSequences:
         """Return the valid rows, with the loss on the target alone."""

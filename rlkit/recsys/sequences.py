@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from rlkit.config.domains import AugmentSettings
+from rlkit.recsys.teacher import Teacher
 
 IGNORE = -100
 DROP_PROBABILITY = 0.2
@@ -37,6 +38,12 @@ class ItemTokens:
         self.tokens = [np.asarray(row, dtype=np.int64) for row in tokens]
         self.nodes = [np.asarray(row, dtype=np.int64) for row in nodes]
         self.begin = np.asarray(begin, dtype=np.int64)
+
+    def soft_targets(self, items: np.ndarray, teacher: Teacher, sid_of_item: np.ndarray) -> np.ndarray:
+        """Return (T, W) the teacher's targets at each token of a sequence, 0 at those that open it."""
+        tokens, nodes = [self.tokens[item] for item in items], [self.nodes[item] for item in items]
+        soft = teacher.soft_targets(sid_of_item[items], tokens, nodes)
+        return np.concatenate([np.zeros((len(self.begin), soft.shape[1]), dtype=np.float32), soft])
 
     def encode(self, items: Sequence[int] | np.ndarray, predict_from: int = 0) -> dict[str, np.ndarray]:
         """Return ``input_ids``, ``labels`` and ``nodes`` (T,) of a sequence; items before ``predict_from`` carry no loss."""
@@ -109,7 +116,19 @@ def collate(rows: Sequence[dict[str, np.ndarray]]) -> dict[str, Any]:
     }
     lengths = torch.tensor([len(row["input_ids"]) for row in rows])
     batch["attention_mask"] = (torch.arange(width) < lengths[:, None]).long()
+    if any("soft" in row for row in rows):
+        batch["soft"] = _collate_soft(rows, width)
     return batch
+
+
+def _collate_soft(rows: Sequence[dict[str, np.ndarray]], width: int) -> torch.Tensor:
+    """Return (B, T, W), 0 where a sequence has no teacher."""
+    candidates = max(row["soft"].shape[1] for row in rows if "soft" in row)
+    soft = np.zeros((len(rows), width, candidates), dtype=np.float32)
+    for index, row in enumerate(rows):
+        if "soft" in row:
+            soft[index, : len(row["soft"])] = row["soft"]
+    return torch.from_numpy(soft)
 
 
 class TrainSequences(Dataset):
@@ -118,9 +137,18 @@ class TrainSequences(Dataset):
     collate = staticmethod(collate)
 
     def __init__(
-        self, sequences: Sequence[Sequence[int]], items: ItemTokens, augment: AugmentSettings, *, window: int, seed: int
+        self,
+        sequences: Sequence[Sequence[int]],
+        items: ItemTokens,
+        augment: AugmentSettings,
+        *,
+        window: int,
+        seed: int,
+        teacher: Teacher | None = None,
+        sid_of_item: np.ndarray | None = None,
     ) -> None:
         self.items, self.augment, self.seed = items, augment, seed
+        self.teacher, self.sid_of_item = teacher, sid_of_item
         self.windows = windows(sequences, window)
         self.transitions = Transitions(sequences, len(items.tokens)) if augment.walks else None
         lengths = [len(window) for window in self.windows]
@@ -138,14 +166,20 @@ class TrainSequences(Dataset):
             assert self.transitions is not None
             sequence = self.windows[random.integers(len(self.windows))]
             start = sequence[: random.integers(1, len(sequence))]
-            return self.items.encode(self.transitions.walk(start, self.augment.walk_steps, random))
+            return self._encode(self.transitions.walk(start, self.augment.walk_steps, random))
         sequence = self.windows[index]
         if random.random() < self.augment.item_dropout:
             kept = sequence[random.random(len(sequence)) >= DROP_PROBABILITY]
             sequence = kept if len(kept) > 1 else sequence
         if random.random() < self.augment.reverse:
-            sequence = sequence[::-1]
-        return self.items.encode(sequence)
+            return self.items.encode(sequence[::-1])  # the teacher counts forwards
+        return self._encode(sequence)
+
+    def _encode(self, sequence: np.ndarray) -> dict[str, np.ndarray]:
+        row = self.items.encode(sequence)
+        if self.teacher is not None and self.sid_of_item is not None:
+            row["soft"] = self.items.soft_targets(sequence, self.teacher, self.sid_of_item)
+        return row
 
 
 class TargetSequences(Dataset):
