@@ -7,12 +7,13 @@ import json
 from pathlib import Path
 
 import pytest
-from rlkit.engines.deepspeed import deepspeed_config
+from toys import tiny_recipe
+
 from rlkit.config.engines import DeepSpeedSettings
+from rlkit.engines.deepspeed import deepspeed_config
 from rlkit.errors import TrainingError
 from rlkit.recipe import recipe_from_tree
 from rlkit.run import run
-from toys import tiny_recipe
 
 
 def recipe(engine: dict, **grpo) -> dict:
@@ -59,6 +60,24 @@ def test_sft_and_grpo_give_the_same_losses_on_one_and_two_processes(name: str, a
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("micro_batch_size", [8, 4])
+def test_demonstrations_give_the_same_losses_on_two_processes_over_the_end_of_an_epoch(
+    micro_batch_size: int, tmp_path: Path
+) -> None:
+    found = []
+    for index, engine in enumerate(({}, {"processes": 2})):
+        tree = recipe(engine)
+        tree["domain"] |= {"template": "instruct", "data": {"type": "demo", "users": 24, "items": 60}}
+        tree["stages"].pop("grpo")
+        tree["stages"]["sft"]["train"] |= {"micro_batch_size": micro_batch_size, "max_steps": 12}
+        found.append(losses(run(recipe_from_tree(tree), tmp_path / str(index))))
+    one, two = found
+    assert len(one) == 12  # 123 rows: an epoch has 7 steps, and 11 rows are left
+    for step, loss in one.items():
+        assert two[step] == pytest.approx(loss, abs=1e-4), step
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("zero_signal", ["drop", "refill"])
 def test_filtered_groups_leave_the_losses_the_same_on_two_processes(zero_signal: str, tmp_path: Path) -> None:
     found = [
@@ -85,7 +104,7 @@ def test_a_workers_error_is_one_error_that_names_its_rank(tmp_path: Path, monkey
     load_plugins.cache_clear()
     try:
         tree = recipe({"processes": 2}, rewards=[{"type": "fails_on_rank_1"}])
-        with pytest.raises(TrainingError, match="^grpo: rank 1: reward: out of luck$"):
+        with pytest.raises(TrainingError, match=r"^grpo: rank 1: reward: out of luck$"):
             run(recipe_from_tree(tree), tmp_path / "run")
     finally:
         load_plugins.cache_clear()
