@@ -38,11 +38,11 @@ class Registration:
 
     @hookspec
     def register_models(self) -> Iterable[Component]:
-        """Return models; the target is called with its settings and returns a causal language model and its tokenizer."""
+        """Return models; the target is called with its settings and returns a causal LM and its tokenizer."""
 
     @hookspec
     def register_rewards(self) -> Iterable[Component]:
-        """Return rewards; the target is called with its settings and a domain and returns ``reward(rollouts) -> (B, G)``."""
+        """Return rewards; the target is called with its settings and a domain: ``reward(rollouts) -> (B, G)``."""
 
     @hookspec
     def register_data_formats(self) -> Iterable[Component]:
@@ -54,7 +54,10 @@ class Registration:
 
     @hookspec
     def register_rollouts(self) -> Iterable[Component]:
-        """Return ways to complete prompts; the target is called with its settings and returns ``rollout(request)``."""
+        """Return ways to complete prompts; the target is called with its settings and returns ``rollout(request)``.
+
+        A rollout has ``temperature``, and ``max_completion_tokens`` (None: a constraint ends its completions).
+        """
 
     @hookspec
     def register_engines(self) -> Iterable[Component]:

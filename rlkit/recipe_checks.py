@@ -35,6 +35,7 @@ def cross_checks(model: type[Settings], tree: Mapping[str, Any]) -> Iterator[Pro
     everyone = list(_mapping(tree.get("stages")))
     stages = [name for name in everyone if ("stages", name) in classes]
     yield from _domains(classes)
+    yield from _constrained(tree, classes, stages)
     yield from _consumed(classes, everyone)
     yield from _references(tree, classes, stages)
     yield from _selected(tree, classes, stages)
@@ -61,6 +62,28 @@ def _domains(classes: Classes) -> Iterator[Problem]:
         if domain and settings.domains and _name(domain) not in settings.domains:
             wrong = f"{_name(settings)!r} is made for the domain {' or '.join(settings.domains)}, got {_name(domain)!r}"
             yield Problem(keys, f"{wrong}; choose another, or change the domain")
+
+
+def _constrained(tree: Mapping[str, Any], classes: Classes, stages: list[str]) -> Iterator[Problem]:
+    """Yield rollouts, chosen or by default, that search a tree of valid completions where the domain has none."""
+    domain = classes.get(("domain",))
+    if domain is None or getattr(domain, "constrained", True):
+        return
+    for stage in stages:
+        keys: Keys = ("stages", stage, "algorithm", "rollout")
+        rollout = classes.get(keys) or _default_rollout(tree["stages"][stage], classes.get(keys[:-1]))
+        if rollout and getattr(rollout, "needs_constraint", False):
+            wrong = f"{_name(rollout)!r} searches a tree of valid completions, which the domain {_name(domain)!r} lacks"
+            yield Problem(keys, f"{wrong}; write {{type: sample}}")
+
+
+def _default_rollout(stage: Any, algorithm: type[Settings] | None) -> type[Settings] | None:
+    written = _mapping(stage).get("algorithm")
+    field = algorithm.model_fields.get("rollout") if algorithm else None
+    if field is None or not isinstance(written, dict) or "rollout" in written:
+        return None
+    default = field.get_default(call_default_factory=True)
+    return type(default) if isinstance(default, Settings) else None
 
 
 def _consumed(classes: Classes, stages: list[str]) -> Iterator[Problem]:

@@ -391,6 +391,26 @@ def test_parts_that_do_not_fit_each_other_are_refused(load, old, new, expected):
     assert expected in "\n".join(load.problems(RECIPE.replace(old, new, 1)))
 
 
+CHAT = """\
+name: chat
+domain: {type: chat, train: a.jsonl}
+stages:
+  grpo:
+    algorithm:
+      type: grpo
+      rewards: [{type: exact_match}]
+"""
+
+
+@pytest.mark.parametrize(("rollout", "place"), [("", "5:5"), ("      rollout: {type: beam}\n", "8:16")])
+def test_a_search_without_a_tree_to_search_is_refused_chosen_or_by_default(load, rollout, place):
+    assert load.problems(CHAT + rollout) == [
+        f"r.yaml:{place}: stages.grpo.algorithm.rollout: 'beam' searches a tree of valid completions, "
+        "which the domain 'chat' lacks; write {type: sample}"
+    ]
+    load(CHAT + "      rollout: {type: sample}\n")
+
+
 def test_weight_decay_and_a_frozen_backbone_are_refused_in_every_stage_that_trains(load):
     decaying = RECIPE.replace("learning_rate: 1e-3", "weight_decay: 0.01").replace("batch_size: 8", "weight_decay: 0.1")
     load(decaying)

@@ -44,6 +44,10 @@ class RecommendationSettings(Settings):
     produces: ClassVar[tuple[str, ...]] = ("Prompt", "Demonstration")
     # What a look at the valid split measures, beside the reward: ``validate_on.select_by`` names one.
     valid_metrics: ClassVar[tuple[str, ...]] = ("hit_rate@10", "ndcg@10")
+    # Chooses the best checkpoint where ``validate_on.select_by`` does not.
+    best_by: ClassVar[str] = "ndcg@10"
+    # Whether only some completions are valid: a tree that rollouts can search.
+    constrained: ClassVar[bool] = True
 
     data: Annotated[Settings, Slot("data_format")] = Field(default_factory=DemoDataSettings)
     """The data; with ``path`` alone the MiniOneRec format is meant, with nothing the generated demo."""
@@ -86,6 +90,8 @@ class ChatSettings(Settings):
     produces: ClassVar[tuple[str, ...]] = ("Prompt", "Demonstration")
     # What a look at the valid split measures, beside the reward: ``validate_on.select_by`` names one.
     valid_metrics: ClassVar[tuple[str, ...]] = ("exact_match",)
+    best_by: ClassVar[str] = "reward"
+    constrained: ClassVar[bool] = False
 
     train: str = Field(min_length=1)
     """A JSONL file with ``prompt`` and ``answer``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,6 +13,7 @@ class BeamSettings(Settings):
     """The G best completions under the constraint, best first: distinct by construction."""
 
     type: Literal["beam"] = "beam"
+    needs_constraint: ClassVar[bool] = True
     temperature: float = Field(1.0, gt=0)
     """Divides the logits before log-probs are taken, here and in the loss."""
 

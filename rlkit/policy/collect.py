@@ -88,10 +88,10 @@ class Collector:
 
     @property
     def max_completion_tokens(self) -> int:
-        """Return the longest completion that a rollout may hold."""
-        if self.constraint is not None:
-            return self.constraint.max_tokens
-        return self.rollout.settings.max_completion_tokens
+        """Return the longest completion that a rollout may hold, in tokens."""
+        limit = self.rollout.max_completion_tokens if self.constraint is None else self.constraint.max_tokens
+        assert limit is not None, "a rollout without a limit of its own needs a constraint"
+        return limit
 
     def collect(self, lm: Any, rollout: int, cursor: int, count: int) -> Collected:
         """Complete the next ``count`` prompts of the stream; groups without a signal are handled as the settings say.

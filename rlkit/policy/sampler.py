@@ -73,7 +73,8 @@ class BeamRollout:
         settings: its settings.
     """
 
-    temperature: float
+    max_completion_tokens = None
+    """The constraint ends completions."""
 
     def __init__(self, settings: BeamSettings) -> None:
         self.temperature = settings.temperature
@@ -100,6 +101,7 @@ class SampleRollout:
 
     def __init__(self, settings: SampleSettings) -> None:
         self.settings, self.temperature = settings, settings.temperature
+        self.max_completion_tokens = settings.max_completion_tokens
 
     def __call__(self, request: RolloutRequest) -> Rollouts:
         """Complete the prompts."""
@@ -117,7 +119,7 @@ class SampleRollout:
             mask,
             group_size=request.group_size,
             truncation=Truncation(self.temperature, self.settings.top_k, self.settings.top_p),
-            max_tokens=self.settings.max_completion_tokens,
+            max_tokens=self.max_completion_tokens,
             end_token_id=request.tokenizer.eos_token_id,
             pad_token_id=request.tokenizer.pad_token_id,
             generators=request.generators,
