@@ -31,7 +31,6 @@ _ALGORITHMS: dict[tuple[str, str], dict[str, Any]] = {
         "type": "grpo",
         "rollout": {"type": "sample"},
         "rewards": [{"type": "exact_match"}],
-        "validate_on": {"select_by": "exact_match"},
     },
 }
 

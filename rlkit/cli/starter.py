@@ -81,8 +81,6 @@ stages:                     # run in this order; a finished stage is skipped by 
         max_completion_tokens: 64
       rewards:
         - type: exact_match
-      validate_on:
-        select_by: exact_match
     train:
       learning_rate: 1e-6
       batch_size: 32        # prompts per update

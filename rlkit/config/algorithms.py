@@ -46,8 +46,8 @@ class ValidateSettings(Settings):
     """How many valid prompts are looked at, the same ones every time."""
     num_beams: int = Field(50, ge=1)
     """Recommendation: evaluation beams; wider than the training group, or harm stays unseen."""
-    select_by: str = "ndcg@10"
-    """The best checkpoint is the one with the highest value of this metric (or ``reward``); ``last`` keeps the last."""
+    select_by: str | None = None
+    """The best checkpoint has the highest value of this metric, or of ``reward``; none: the domain's own; ``last``: the last one."""
 
 
 class PolicySettings(Settings):

@@ -86,8 +86,9 @@ def _arguments(job: Job, settings: Any, loop: LoopSettings) -> TrainingArguments
     arguments = job.training_arguments(steps)
     look = settings.validate_on.every_steps or arguments["eval_steps"]
     look = math.ceil(look / loop.updates) * loop.updates
-    best = settings.validate_on.select_by != "last"
+    metric = settings.validate_on.select_by or getattr(job.recipe.domain, "best_by", "reward")
+    best = metric != "last"
     arguments |= {"max_steps": steps, "eval_steps": look, "save_steps": look, "eval_on_start": True}
     arguments |= {"load_best_model_at_end": best, "greater_is_better": True if best else None}
-    arguments["metric_for_best_model"] = f"eval_{settings.validate_on.select_by}" if best else None
+    arguments["metric_for_best_model"] = f"eval_{metric}" if best else None
     return TrainingArguments(**arguments)

@@ -22,7 +22,7 @@ def recipe_tree(train: Path) -> dict:
         "group_size": 8,
         "rollout": {"type": "sample", "top_p": 0.98, "max_completion_tokens": 4},
         "rewards": [{"type": "exact_match"}],
-        "validate_on": {"select_by": "reward", "prompts": 40, "every_steps": 10},
+        "validate_on": {"prompts": 40, "every_steps": 10},
         "kl_coef": 0.0,
     }
     return {
@@ -72,6 +72,12 @@ def test_the_evaluation_counts_right_answers_beside_the_most_frequent_one(finish
     wanted = [row["answer"] == frequent["settings"]["answer"] for row in answers]
     assert frequent["metrics"]["exact_match"] == pytest.approx(sum(wanted) / 40)
     assert report["metrics"]["exact_match"] > frequent["metrics"]["exact_match"]
+
+
+def test_the_best_checkpoint_is_the_one_with_the_highest_reward_on_valid(finished: Path) -> None:
+    states = [json.loads(path.read_text()) for path in finished.glob("grpo/checkpoints/*/trainer_state.json")]
+    rewards = [row["eval_reward"] for row in lines(finished / "metrics.jsonl") if "eval_reward" in row]
+    assert max(state["best_metric"] for state in states) == max(rewards[1:])  # the first is the starting model's
 
 
 def test_samples_show_prompt_completion_and_reward(finished: Path) -> None:

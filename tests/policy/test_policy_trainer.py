@@ -196,6 +196,16 @@ def test_refilled_rollouts_hold_as_many_groups_with_a_signal_as_can_be_found(tmp
     assert 0 < found[1].zero_signal < 1
 
 
+@pytest.mark.parametrize(
+    ("select_by", "metric"), [(None, "eval_ndcg@10"), ("hit_rate@10", "eval_hit_rate@10"), ("last", None)]
+)
+def test_the_best_checkpoint_is_chosen_by_the_domains_own_metric_unless_another_is_named(
+    select_by: str | None, metric: str | None, tmp_path: Path
+) -> None:
+    args = trainer(tmp_path, validate_on={"select_by": select_by}).args
+    assert (args.metric_for_best_model, args.load_best_model_at_end) == (metric, metric is not None)
+
+
 def test_the_starting_model_is_kept_where_no_checkpoint_beats_it_on_valid(tmp_path: Path) -> None:
     built = trainer(
         tmp_path, train={"learning_rate": 0.5, "max_steps": 4}, validate_on={"prompts": 16, "num_beams": 10}
