@@ -61,12 +61,13 @@ def sample_rows(rollouts: Rollouts, tokenizer: Any, count: int) -> list[dict[str
         rewards = rollouts.rewards[index].masked_fill(~rollouts.present[index], torch.nan)
         chosen = {int(rewards.nan_to_num(-torch.inf).argmax()), int(rewards.nan_to_num(torch.inf).argmin())}
         for place in sorted(chosen):
-            mask = rollouts.batch.mask[index, place]
-            text = tokenizer.decode(rollouts.batch.completions[index, place][mask], skip_special_tokens=True)
+            ids = rollouts.batch.completions[index, place][rollouts.batch.mask[index, place]].tolist()
+            if ids[-1:] == [tokenizer.eos_token_id]:
+                ids.pop()  # any other special token stays visible: it may be why the completion is wrong
             rows.append(
                 {
                     "prompt": rollouts.prompts[index].text,
-                    "completion": text,
+                    "completion": tokenizer.decode(ids),
                     "answer": rollouts.prompts[index].answer,
                     "source": str(rollouts.prompts[index].source),
                     "place": place,
