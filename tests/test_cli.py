@@ -177,7 +177,8 @@ def test_plugins_shows_a_third_partys_package(rlkit_, tmp_path):
     (info / "entry_points.txt").write_text("[rlkit]\npraise = acme_praise\n")
     command = [sys.executable, "-m", "rlkit", "plugins", "--json"]
     path = os.pathsep.join([str(tmp_path), str(Path(rlkit.__file__).parents[1])])
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}, check=True)
+    environment = {**os.environ, "PYTHONPATH": path, "RLKIT_PLUGINS": "praise"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     assert {"kind": "reward", "name": "praise", "package": "acme-praise", "version": "2.5"} in json.loads(done.stdout)
 
 

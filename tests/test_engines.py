@@ -99,6 +99,7 @@ def test_a_workers_error_is_one_error_that_names_its_rank(tmp_path: Path, monkey
     (info / "entry_points.txt").write_text("[rlkit]\nbad_reward = bad_reward\n")
     monkeypatch.syspath_prepend(str(plugin.parent))
     monkeypatch.setenv("PYTHONPATH", str(plugin.parent))
+    monkeypatch.setenv("RLKIT_PLUGINS", "bad_reward")
     from rlkit.plugins import load_plugins
 
     load_plugins.cache_clear()

@@ -35,7 +35,7 @@ ANOTHER = GOOD.replace("nudge", "shove").replace("Nudge", "Shove")
 @pytest.fixture
 def install(tmp_path, monkeypatch):
     """Return a function that puts a package with an entry point on the path, as an installer would."""
-    made = []
+    made, entries = [], []
 
     def make(source, *, name="acme-nudge", module="acme_nudge", version="1.2.3", entry="nudge", target=None):
         (tmp_path / f"{module}.py").write_text(textwrap.dedent(source))
@@ -44,11 +44,12 @@ def install(tmp_path, monkeypatch):
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
         (info / "entry_points.txt").write_text(f"[rlkit]\n{entry} = {target or module}\n")
         made.append(module)
+        entries.append(entry)
+        monkeypatch.setenv("RLKIT_PLUGINS", ",".join(entries))
         importlib.invalidate_caches()
         load_plugins.cache_clear()
 
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delenv("RLKIT_PLUGINS", raising=False)
     yield make
     for module in made:
         sys.modules.pop(module, None)
