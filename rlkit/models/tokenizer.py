@@ -13,10 +13,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}"
-    "{% if message['role'] == 'assistant' %}<|end|>{% endif %}\n{% endfor %}"
+    "{% if message['role'] == 'assistant' %}<|end|>{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-"""Used where a tokenizer brings no chat template."""
+"""Used where a tokenizer brings no chat template. The roles alone part the messages: no line ends between them, which
+transformers' Jinja (``trim_blocks``) would drop after a block anyway."""
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
