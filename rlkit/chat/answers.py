@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rlkit.policy.sampler import encode_prompts
+from rlkit.policy.sampler import encode_prompts, prompt_limit
 from rlkit.policy.text_sampler import Truncation, sample_text
 from rlkit.records import Prompt
 
@@ -67,9 +67,10 @@ def greedy_answers(
         progress: told how many prompts are answered.
     """
     answers: list[Answer] = []
+    limit = prompt_limit(lm, max_tokens)
     for start in range(0, len(prompts), batch_size):
         part = prompts[start : start + batch_size]
-        ids, mask = encode_prompts(tokenizer, part, device)
+        ids, mask = encode_prompts(tokenizer, part, device, limit)
         found = sample_text(
             lm,
             ids,

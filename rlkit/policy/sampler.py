@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rlkit.config.rollouts import BeamSettings, SampleSettings
-from rlkit.errors import RecipeError
+from rlkit.errors import DataError, RecipeError
+from rlkit.models.attention import decoder
 from rlkit.models.constraint import Constraint
 from rlkit.policy.beam_tree import beam_search, sample, sample_distinct
 from rlkit.policy.group_batch import GroupBatch
@@ -47,9 +48,37 @@ class RolloutRequest:
     device: Any
 
 
-def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], device: Any) -> tuple[Tensor, Tensor]:
-    """Return (B, P) left-padded ids and their mask; no special tokens are added."""
+def prompt_limit(lm: Any, completion_tokens: int) -> int | None:
+    """Return how many tokens a prompt may have if a completion is to follow it; None: the model has no limit."""
+    positions = getattr(decoder(lm).config, "max_position_embeddings", None)
+    return None if positions is None else positions - completion_tokens
+
+
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], device: Any, limit: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return (B, P) left-padded ids and their mask; no special tokens are added.
+
+    Args:
+        tokenizer: the policy's.
+        prompts: B records.
+        device: where the ids go.
+        limit: the longest prompt that the model has room for, in tokens.
+
+    Raises:
+        DataError: prompts without a token, or with too many.
+    """
     rows = tokenizer([prompt.text for prompt in prompts], add_special_tokens=False).input_ids
+    problems = [
+        f"{prompt.source}: prompt: {len(row)} tokens, but the model has room for {limit} before its completion; "
+        "shorten the prompt, or the completions"
+        if row
+        else f"{prompt.source}: prompt: no tokens, got {prompt.text!r}; give it a text"
+        for prompt, row in zip(prompts, rows)
+        if not row or (limit is not None and len(row) > limit)
+    ]
+    if problems:
+        raise DataError(*problems)
     width = max(len(row) for row in rows)
     ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(row)) + row for row in rows])
     mask = torch.arange(width) >= width - torch.tensor([len(row) for row in rows])[:, None]
@@ -112,7 +141,8 @@ class SampleRollout:
         return _constrained(request, draw, self.temperature, **options)
 
     def _free(self, request: RolloutRequest) -> Rollouts:
-        ids, mask = encode_prompts(request.tokenizer, request.prompts, request.device)
+        limit = prompt_limit(request.lm, self.max_completion_tokens)
+        ids, mask = encode_prompts(request.tokenizer, request.prompts, request.device, limit)
         sampled = sample_text(
             request.lm,
             ids,
@@ -131,7 +161,9 @@ class SampleRollout:
 
 
 def _constrained(request: RolloutRequest, draw: Any, temperature: float, **options: Any) -> Rollouts:
-    ids, mask = encode_prompts(request.tokenizer, request.prompts, request.device)
+    assert request.constraint is not None
+    limit = prompt_limit(request.lm, request.constraint.max_tokens)
+    ids, mask = encode_prompts(request.tokenizer, request.prompts, request.device, limit)
     beams = draw(
         request.lm,
         ids,

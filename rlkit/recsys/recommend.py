@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from rlkit.policy.beam_tree import beam_search
-from rlkit.policy.sampler import encode_prompts
-from rlkit.recsys.metrics import NO_SID
+from rlkit.policy.sampler import encode_prompts, prompt_limit
 from rlkit.records import Prompt
+from rlkit.recsys.metrics import NO_SID
 
 
 class Ranking(NamedTuple):
@@ -52,13 +52,14 @@ def rank(
         progress: told how many prompts are done.
     """
     trie = domain.constraint.to(device)
+    limit = prompt_limit(lm, trie.max_tokens)
     order = np.argsort([len(prompt.text) for prompt in prompts], kind="stable")
     sids = np.full((len(prompts), num_beams), NO_SID, dtype=np.int64)
     scores = np.full((len(prompts), num_beams), -np.inf)
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         part = [prompts[row] for row in rows]
-        ids, mask = encode_prompts(tokenizer, part, device)
+        ids, mask = encode_prompts(tokenizer, part, device, limit)
         beams = beam_search(
             lm,
             ids,
