@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from rich.console import Console
 from transformers import PrinterCallback, set_seed
 
 from rlkit.callbacks import last_checkpoint
@@ -16,7 +15,7 @@ from rlkit.job import Job
 from rlkit.models.load import merged
 from rlkit.models.tokenizer import fingerprint
 from rlkit.models.wrapped import WrappedTrainer
-from rlkit.report.tables import evaluation_tables
+from rlkit.report.tables import evaluation_tables, show
 from rlkit.run_directory import content_hash
 
 
@@ -78,8 +77,7 @@ def evaluate(job: Job) -> dict[str, Any]:
     set_seed(job.seed)
     job.run.keep_lines(job.stage, before_step=0)
     report = job.domain.evaluate(job)
-    console = Console()
     for table in evaluation_tables(report):
-        console.print(table)
-    console.print(f"{report['n']} rows, {report.get('invalid', 0)} invalid; details in {job.folder}", highlight=False)
+        show(table)
+    print(f"{report['n']} rows, {report.get('invalid', 0)} invalid; details in {job.folder}")
     return {"evaluation": {"metrics": report["metrics"]}}

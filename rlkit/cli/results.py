@@ -36,14 +36,7 @@ def compare(
 
     Both must have been evaluated on the same rows; differences are RUN_B minus RUN_A.
     """
-    from rich.console import Console
-
     from rlkit.report.compare import compare_runs
-    from rlkit.report.tables import comparison_table, plain_text
+    from rlkit.report.tables import comparison_table, show
 
-    table = comparison_table(compare_runs(run_a, run_b))
-    console = Console()
-    if console.is_terminal:
-        console.print(table)
-    else:
-        typer.echo(plain_text(table), nl=False)
+    show(comparison_table(compare_runs(run_a, run_b)))

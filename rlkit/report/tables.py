@@ -19,9 +19,12 @@ if TYPE_CHECKING:
 KS = (5, 10, 50)
 INTERVAL_K = 10
 LEVELS = {"": "semantic-ID level", "item/": "item level"}
+BOTH_LEVELS = "semantic-ID level and item level, which are equal"
 
 
-def evaluation_table(rows: Sequence[Mapping[str, Any]], level: str = "", ks: Sequence[int] = KS) -> Table:
+def evaluation_table(
+    rows: Sequence[Mapping[str, Any]], level: str = "", ks: Sequence[int] = KS, title: str | None = None
+) -> Table:
     """Lay out models and baselines together: HR@K and NDCG@K, with 95 % intervals at 10.
 
     The best value of each column is bold; the ceiling of generated data is dim and takes no part in that.
@@ -30,10 +33,13 @@ def evaluation_table(rows: Sequence[Mapping[str, Any]], level: str = "", ks: Seq
         rows: the ``rows`` of ``eval.json``.
         level: ``""`` for semantic IDs, ``"item/"`` for items.
         ks: the cut-offs shown; those that were not measured are left out.
+        title: what stands above; none: the level.
     """
     metrics = [f"{level}{name}@{k}" for name in ("hit_rate", "ndcg") for k in ks]
     metrics = [metric for metric in metrics if metric in rows[0]["metrics"]]
-    table = Table(title=LEVELS[level], title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table = Table(
+        title=title or LEVELS[level], title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False
+    )
     table.add_column("", no_wrap=True)
     for metric in metrics:
         interval = len("[.123,.456]") if metric.endswith(f"@{INTERVAL_K}") else None
@@ -49,10 +55,25 @@ def evaluation_table(rows: Sequence[Mapping[str, Any]], level: str = "", ks: Seq
 
 
 def evaluation_tables(report: Mapping[str, Any]) -> list[Table]:
-    """Return the tables of an evaluation: one for every level that it measured."""
+    """Return the tables of an evaluation: one for every level that it measured, one in all where they are equal."""
     rows = report.get("rows") or [{"name": "model", "kind": "model", **report}]
     levels = [level for level in LEVELS if any(name.startswith(f"{level}hit_rate@") for name in rows[0]["metrics"])]
+    if len(levels) == len(LEVELS) and all(_levels_are_equal(row[part]) for row in rows for part in ("metrics", "ci95")):
+        return [evaluation_table(rows, title=BOTH_LEVELS)]
     return [evaluation_table(rows, level) for level in levels]
+
+
+def _levels_are_equal(values: Mapping[str, Any]) -> bool:
+    return all(values[name] == values.get(f"item/{name}") for name in values if not name.startswith("item/"))
+
+
+def show(table: Table) -> None:
+    """Print a table: as wide as the terminal, elsewhere as Markdown that is not wrapped."""
+    console = Console()
+    if console.is_terminal:
+        console.print(table)
+    else:
+        print(plain_text(table), end="")
 
 
 def comparison_table(comparison: Comparison) -> Table:

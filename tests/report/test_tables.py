@@ -3,9 +3,10 @@
 import io
 from typing import Any
 
+import pytest
 from rich.console import Console
 
-from rlkit.report.tables import evaluation_table, plain_text
+from rlkit.report.tables import evaluation_table, evaluation_tables, plain_text, show
 
 
 def row(name: str, kind: str, hit_rate: float, ndcg: float) -> dict[str, Any]:
@@ -55,6 +56,29 @@ def test_item_level_has_its_own_table() -> None:
     assert text.startswith("item level")
     assert ".0750 [.065,.085]" in text
     assert "NDCG" not in text
+
+
+def test_levels_that_differ_have_a_table_each_and_levels_that_are_equal_share_one() -> None:
+    assert [table.title for table in evaluation_tables({"rows": ROWS})] == ["semantic-ID level", "item level"]
+    rows = [{**one, "metrics": dict(one["metrics"]), "ci95": dict(one["ci95"])} for one in ROWS]
+    for one in rows:
+        for part in (one["metrics"], one["ci95"]):
+            part |= {f"item/{name}": value for name, value in part.items() if not name.startswith("item/")}
+    (table,) = evaluation_tables({"rows": rows})
+    assert plain_text(table).startswith("semantic-ID level and item level, which are equal\n")
+    assert plain_text(table).splitlines()[1:] == plain_text(evaluation_table(ROWS)).splitlines()[1:]
+    rows[1]["ci95"]["item/ndcg@10"] = [0.0, 1.0]
+    assert len(evaluation_tables({"rows": rows})) == 2
+
+
+def test_off_a_terminal_no_row_is_wrapped(capsys: pytest.CaptureFixture[str]) -> None:
+    show(
+        evaluation_table(
+            [row("a name that is longer than a terminal of eighty columns has room for", "model", 0.1, 0.2)]
+        )
+    )
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| a name")]
+    assert line.endswith("| .2000 [.190,.210] |")
 
 
 def test_a_narrow_terminal_breaks_cells_and_cuts_none() -> None:
