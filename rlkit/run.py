@@ -16,6 +16,7 @@ from rlkit.events import event_manager
 from rlkit.job import Job
 from rlkit.plugins import Registry, load_plugins
 from rlkit.recipe import LoadedRecipe, Recipe, load_recipe, resolved_yaml
+from rlkit.report.html import write_report
 from rlkit.run_directory import RunDirectory, content_hash
 
 logger = logging.getLogger("rlkit")
@@ -33,7 +34,7 @@ def run(
 
     Args:
         loaded: the recipe.
-        out: the run directory; what is finished in it for the same inputs is skipped.
+        out: the run directory; what is finished in it for the same inputs is skipped. Its report is written last.
         from_stage: redo this stage and all after it.
         until_stage: stop after this stage.
         fresh: delete what an earlier call made.
@@ -61,6 +62,7 @@ def run(
                 _say(f"{name}: finished before, skipped")
             else:
                 _run_stage(Job(recipe, registry, directory, name), inputs[name])
+    _say(f"report: {write_report(out)}")
     return out
 
 
@@ -149,6 +151,7 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str] = (), name: str | None 
     loaded = load_recipe(run_dir / "recipe.yaml", [f"stages.{stage}.{override}" for override in overrides])
     folder = name or "-".join([stage, *(override.replace("=", "_").replace("/", "_") for override in overrides)])
     execute(Job(loaded.recipe, load_plugins(), RunDirectory(run_dir), stage, output=folder))
+    _say(f"report: {write_report(run_dir)}")
     return run_dir / folder
 
 

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from toys import tiny_recipe
+
 from rlkit.errors import RunError
 from rlkit.recipe import recipe_from_tree
 from rlkit.recipe_yaml import dump
 from rlkit.run import evaluate_run, run
 from rlkit.run_directory import RunDirectory
-from safetensors.torch import load_file
-from toys import tiny_recipe
 
 
 def recipe(**grpo):
@@ -65,6 +66,7 @@ def test_a_run_leaves_everything_that_the_architecture_promises(finished: Path) 
         "metrics.jsonl",
         "samples.jsonl",
         "logs/rlkit.log",
+        "report.html",
     ):
         assert (finished / name).stat().st_size > 0, name
     for name in ("config.json", "model.safetensors", "tokenizer.json", "semantic_ids.json"):
@@ -101,7 +103,7 @@ def test_a_second_call_skips_finished_stages(finished: Path, capsys: pytest.Capt
 
 
 def test_another_recipe_in_the_same_directory_is_refused_by_the_name_of_the_stage(finished: Path) -> None:
-    with pytest.raises(RunError, match="stage 'grpo' was made with other settings.*--from grpo"):
+    with pytest.raises(RunError, match=r"stage 'grpo' was made with other settings.*--from grpo"):
         run(recipe_from_tree(recipe(kl_coef=0.5)), finished)
 
 
@@ -142,6 +144,7 @@ def test_a_finished_run_can_be_evaluated_with_other_beams(finished: Path) -> Non
     folder = evaluate_run(finished, ["num_beams=5", "baselines=false"])
     report = json.loads((folder / "eval.json").read_text())
     assert folder != finished / "evaluate"
+    assert folder.name in (finished / "report.html").read_text()
     assert set(report["metrics"]) == {
         f"{p}{m}@{k}" for p in ("", "item/") for m in ("hit_rate", "ndcg") for k in (1, 5)
     }
