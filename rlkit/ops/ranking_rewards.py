@@ -27,7 +27,7 @@ def rank_discount_penalty(hits: Tensor, mask: Tensor | None = None) -> Tensor:
     right = hits.bool() & present
     discounts = 1 / torch.log2(torch.arange(hits.shape[1], device=hits.device) + 2.0)  # (G,)
     misses = present & ~right & right.any(-1, keepdim=True)  # (B, G)
-    return -(discounts / discounts.sum()) * misses
+    return torch.where(misses, -discounts / discounts.sum(), 0.0)
 
 
 def prefix_match(tokens: Tensor, mask: Tensor, target: Tensor, target_mask: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ def test_misses_beside_a_hit_are_punished_by_rank() -> None:
     torch.testing.assert_close(penalty[0], torch.tensor([-1 / total, 0.0, -0.5 / total]))
     assert penalty[1].tolist() == [0.0, 0.0, 0.0]  # no hit: nothing to rank
     assert penalty[2].tolist() == [0.0, 0.0, 0.0]
+    assert not penalty[1:].signbit().any()  # logs should not show -0.0
 
 
 def test_the_published_numbers_for_sixteen_beams() -> None:
