@@ -115,7 +115,7 @@ class RunDirectory:
             if not path.is_file():
                 continue
             kept = []
-            for line in path.read_text(encoding="utf-8").splitlines():
+            for line in path.read_text(encoding="utf-8").split("\n"):  # a text may hold other ends of lines
                 try:
                     row = json.loads(line)
                 except ValueError:
