@@ -1,4 +1,4 @@
-"""A run directory: files that are whole or absent, a manifest that refuses other inputs, and logs that fit the steps."""
+"""A run directory: files that are whole or absent, a manifest that refuses other inputs, logs that fit the steps."""
 
 from __future__ import annotations
 

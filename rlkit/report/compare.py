@@ -101,7 +101,7 @@ def _read_metrics(path: Path) -> dict[str, float]:
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
-    rows = [_parse(line, f"{path}:{number}") for number, line in enumerate(_text(path).splitlines(), 1)]
+    rows = [_parse(line, f"{path}:{number}") for number, line in enumerate(_text(path).split("\n"), 1) if line]
     needed = {*_IDENTITY, "target_semantic_id", "rank", "item_ranks"}
     problems = [
         f"{path}:{number}: lacks {sorted(needed - row.keys())!r}; evaluate the run again"
