@@ -23,7 +23,7 @@ class AugmentSettings(Settings):
     walk_steps: int = Field(3, ge=1)
     """Items that a walk adds."""
     teacher: float = Field(0.0, ge=0)
-    """Weight of soft targets from skip transitions, counted on train and chosen on valid, beside the true ones (weight 1)."""
+    """Weight of a counting teacher's soft targets (transitions and text neighbors, chosen on valid) beside the true ones."""
     teacher_power: float = Field(1.0, gt=0)
     """The teacher's probabilities are raised to this; above 1 sharpens them."""
 

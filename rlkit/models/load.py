@@ -148,7 +148,11 @@ def _with_adapter(loaded: LoadedModel, adapter: AdapterSettings) -> Any:
         task_type="CAUSAL_LM",
         trainable_token_indices=_new_rows(loaded),
     )
-    return get_peft_model(loaded.model, config)
+    model = get_peft_model(loaded.model, config)
+    head = loaded.model.get_output_embeddings()
+    if not hasattr(head, "bias"):
+        head.bias = None  # PEFT's wrapper around new rows hides it, and TRL's fused loss reads it
+    return model
 
 
 def _new_rows(loaded: LoadedModel) -> dict[str, list[int]] | None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from transformers import TrainingArguments
+from transformers import EarlyStoppingCallback, TrainingArguments
 
 from rlkit.errors import RecipeError
 from rlkit.job import Job
@@ -64,8 +64,18 @@ def policy_trainer(
         log_sample=job.log_sample,
         events=job.events.hook,
         processing_class=loaded.tokenizer,
-        callbacks=job.callbacks(),
+        callbacks=[*job.callbacks(), *_early_stopping(job, arguments)],
     )
+
+
+def _early_stopping(job: Job, arguments: TrainingArguments) -> list[EarlyStoppingCallback]:
+    patience = job.settings.train.early_stopping_patience
+    if patience and arguments.metric_for_best_model is None:
+        raise RecipeError(
+            "train.early_stopping_patience: there is no metric to wait for, since validate_on.select_by is 'last'; "
+            "name a metric, or leave the patience out"
+        )
+    return [EarlyStoppingCallback(patience)] if patience else []
 
 
 def _loop(job: Job, settings: Any, prompts: int) -> LoopSettings:

@@ -191,16 +191,17 @@ def encode(interactions: Sequence[Interaction], size: int, item_map: np.ndarray 
 def _choose(name: str, start: Knobs, train: Events, valid: Events) -> Knobs:
     """Search one knob after the other; a value replaces the one before it only where NDCG@10 is really higher."""
     best = replace(start, **{knob: values[0] for knob, values in GRIDS[name].items()})
-    best_ndcg = _valid_ndcg(_fit(name, best, train), valid)
+    best_ndcg = valid_ndcg(_fit(name, best, train), valid)
     for knob, values in GRIDS[name].items():
         for value in values[1:]:
             tried = replace(best, **{knob: value})
-            if (tried_ndcg := _valid_ndcg(_fit(name, tried, train), valid)) > best_ndcg:
+            if (tried_ndcg := valid_ndcg(_fit(name, tried, train), valid)) > best_ndcg:
                 best, best_ndcg = tried, tried_ndcg
     return best
 
 
-def _valid_ndcg(baseline: Baseline, valid: Events) -> float:
+def valid_ndcg(baseline: Baseline, valid: Events) -> float:
+    """Return the mean NDCG@10 of a baseline on some rows."""
     total = 0.0
     for start in range(0, len(valid.target), _CHUNK_ROWS):
         rows = slice(start, start + _CHUNK_ROWS)

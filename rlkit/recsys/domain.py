@@ -24,13 +24,12 @@ from rlkit.job import Job
 from rlkit.ops.ranking import metric_values
 from rlkit.plugins import Registry
 from rlkit.recsys.data.catalog import Interaction, RecommendationData, user_sequences
-from rlkit.recsys.collaborative import fit_baselines
 from rlkit.recsys.metrics import sid_ranks
 from rlkit.recsys.prompts import Template, render_history
 from rlkit.recsys.recommend import rank
 from rlkit.recsys.semantic_ids import SemanticIds
 from rlkit.recsys.sequences import ItemTokens, TargetSequences, TrainSequences
-from rlkit.recsys.teacher import Teacher
+from rlkit.recsys.teacher import Teacher, fit_counts
 from rlkit.recsys.trie import Trie
 from rlkit.records import Demonstration, Prompt
 from rlkit.run_directory import content_hash, write_atomically
@@ -204,12 +203,10 @@ class RecommendationDomain:
 
     def _teacher(self) -> Teacher | None:
         """Fit the counting teacher, if it is asked for."""
-        augment, splits = self.settings.augment, self.data.splits
+        augment = self.settings.augment
         if not augment.teacher:
             return None
-        baselines = fit_baselines(splits["train"], splits["valid"], len(self.data.items), self.ids.sid_of_item)
-        counting = next(baseline for baseline in baselines if baseline.name == "skip transitions")
-        return Teacher(counting, self.constraint, augment.teacher_power)
+        return Teacher(fit_counts(self.data, self.ids.sid_of_item), self.constraint, augment.teacher_power)
 
     @property
     def teacher_weight(self) -> float:

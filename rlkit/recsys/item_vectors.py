@@ -8,6 +8,7 @@ import numpy as np
 from scipy import sparse
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.neighbors import NearestNeighbors
 
 WINDOW = 3
 """Two items of a sequence count as neighbors up to this distance, less the further they are apart."""
@@ -19,10 +20,34 @@ def text_embeddings(texts: Sequence[str], dimensions: int, seed: int) -> np.ndar
     Returns:
         (N, D) float32 rows of length 1, with D <= ``dimensions``; zeros for a text without a word.
     """
+    weights = _word_weights(texts)
+    return np.zeros((len(texts), 1), dtype=np.float32) if weights is None else _reduced(weights, dimensions, seed)
+
+
+def text_neighbors(texts: Sequence[str], count: int) -> sparse.csr_array:
+    """Find each text's nearest other texts by the cosine of TF-IDF.
+
+    Returns:
+        (N, N) float32 similarities of the ``count`` nearest, each row summing to 1; empty for a text like no other.
+    """
+    weights, size = _word_weights(texts), len(texts)
+    if weights is None or size < 2:
+        return sparse.csr_array((size, size), dtype=np.float32)
+    search = NearestNeighbors(n_neighbors=min(count + 1, size), metric="cosine").fit(weights)
+    distance, neighbor = search.kneighbors(weights)  # (N, count + 1), mostly with the text itself
+    text = np.repeat(np.arange(size), neighbor.shape[1])
+    similarity = np.where(neighbor.ravel() == text, 0.0, np.clip(1.0 - distance.ravel(), 0.0, None))
+    graph = sparse.csr_array((similarity, (text, neighbor.ravel())), shape=(size, size))
+    graph.eliminate_zeros()
+    return sparse.csr_array(sparse.diags_array(1.0 / np.maximum(graph.sum(axis=1), 1e-12)) @ graph).astype(np.float32)
+
+
+def _word_weights(texts: Sequence[str]) -> sparse.csr_matrix | None:
+    """Return TF-IDF over words and pairs of words, (N, V); None where no text holds a word."""
     vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", dtype=np.float32)
     if not any(map(vectorizer.build_analyzer(), texts)):
-        return np.zeros((len(texts), 1), dtype=np.float32)
-    return _reduced(vectorizer.fit_transform(texts), dimensions, seed)
+        return None
+    return vectorizer.fit_transform(texts)
 
 
 def transition_embeddings(sequences: Sequence[Sequence[int]], num_items: int, dimensions: int, seed: int) -> np.ndarray:

@@ -10,7 +10,7 @@ import torch
 from toys import tiny_job, tiny_recipe
 
 from rlkit.algorithms.grpo import grpo
-from rlkit.errors import TrainingError
+from rlkit.errors import RecipeError, TrainingError
 from rlkit.policy.trainer import PolicyTrainer
 
 
@@ -204,6 +204,18 @@ def test_the_best_checkpoint_is_chosen_by_the_domains_own_metric_unless_another_
 ) -> None:
     args = trainer(tmp_path, validate_on={"select_by": select_by}).args
     assert (args.metric_for_best_model, args.load_best_model_at_end) == (metric, metric is not None)
+
+
+def test_training_stops_after_as_many_looks_without_a_better_one_as_the_patience_allows(tmp_path: Path) -> None:
+    train = {"early_stopping_patience": 2, "max_steps": 40, "evaluate_every_steps": 4, "learning_rate": 1e-12}
+    built = trainer(tmp_path, train, samples_per_log=0)
+    built.train()
+    assert built.state.global_step == 12  # the look after 4 steps is the best; those after 8 and 12 are no better
+
+
+def test_a_patience_without_a_metric_to_wait_for_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"^train.early_stopping_patience: there is no metric to wait for"):
+        trainer(tmp_path, {"early_stopping_patience": 2}, validate_on={"select_by": "last"})
 
 
 def test_the_starting_model_is_kept_where_no_checkpoint_beats_it_on_valid(tmp_path: Path) -> None:

@@ -9,23 +9,28 @@ from scipy import sparse
 
 from rlkit.algorithms.sft import with_teacher
 from rlkit.recsys.collaborative import Baseline, Knobs
-from rlkit.recsys.teacher import Teacher
+from rlkit.recsys.data.catalog import Interaction, Item, RecommendationData
+from rlkit.recsys.teacher import Teacher, fit_counts
 from rlkit.recsys.trie import Trie
+from rlkit.records import Source
 
 # Sequences 0..3; the tree order is 1 <5 7>, 0 <5 8>, 3 <6 7>, 2 <6 9>: not the order of the sequences.
 SIDS = [[5, 8], [5, 7], [6, 9], [6, 7]]
 
 
-def teacher(power: float = 1.0) -> Teacher:
+MANY = np.full(4, 1e9)  # events behind each row: a single one weighs nothing
+
+
+def teacher(power: float = 1.0, totals: np.ndarray = MANY) -> Teacher:
     """What follows: 0 -> 1 (.5) and 2 (.5); 1 -> 3 (1). A prior of .1 spread evenly; half as much for each step back."""
     matrix = sparse.csr_array(np.array([[0, 0.5, 0.5, 0], [0, 0, 0, 1], [0] * 4, [0] * 4], dtype=np.float32))
     knobs = Knobs(history_decay=0.5, prior=0.4)
-    baseline = Baseline("skip transitions", {}, knobs, matrix, np.full(4, 0.25, dtype=np.float32), None)
+    baseline = Baseline("skip transitions", {}, knobs, matrix, np.full(4, 0.25, dtype=np.float32), None, totals)
     return Teacher(baseline, Trie.build(SIDS, end_token=None), power)
 
 
-def soft(items: list[int], power: float = 1.0) -> np.ndarray:
-    built = teacher(power)
+def soft(items: list[int], power: float = 1.0, totals: np.ndarray = MANY) -> np.ndarray:
+    built = teacher(power, totals)
     nodes = built.trie.walk(torch.tensor(SIDS))[:, :-1].numpy()
     return built.soft_targets(items, [np.array(SIDS[i]) for i in items], [nodes[i] for i in items])
 
@@ -50,6 +55,25 @@ def test_older_items_count_less() -> None:
 def test_a_power_above_one_sharpens_items_before_they_are_summed() -> None:
     # After 0 the squares are (.01, .36, .36, .01).
     assert soft([0, 1], power=2.0)[3].tolist() == pytest.approx([0.36 / 0.37, 0.01 / 0.37])
+
+
+def test_a_rows_own_count_is_left_out() -> None:
+    # Two events behind 0: the row 0 -> 1 is one of them, so without it 1 has .6 - 1/2 = .1 of (.1, .1, .6, .1), in all .9.
+    targets = soft([0, 1], totals=np.array([2.0, 1.0, 0.0, 0.0]))
+    assert targets[2].tolist() == pytest.approx([0.2 / 0.9, 0.7 / 0.9])
+    assert targets[3].tolist() == pytest.approx([0.5, 0.5])
+
+
+def test_text_neighbors_join_only_where_valid_rows_are_better_for_them() -> None:
+    items = tuple(Item(str(i), title) for i, title in enumerate(("red tent", "red tent pole", "blue rope", "blue rope bag")))
+    source = Source("x")
+    rows = [Interaction(f"u{i}", (a,), b, source) for i, (a, b) in enumerate([(0, 2), (1, 3)] * 5)]
+    alike = [Interaction("v", (0,), 1, source), Interaction("w", (2,), 3, source)]
+    unlike = [Interaction("v", (0,), 2, source), Interaction("w", (1,), 3, source)]
+    for valid, helps in ((alike, True), (unlike, False)):
+        data = RecommendationData("toy", items, {"train": tuple(rows), "valid": tuple(valid)})
+        fitted = fit_counts(data, np.arange(4))
+        assert (fitted.matrix[[0], [1]].item() > 0) == helps
 
 
 def test_the_loss_mixes_the_true_token_with_the_teachers_expectation() -> None:

@@ -20,6 +20,10 @@ from rlkit.recsys.item_vectors import text_embeddings, transition_embeddings
 from rlkit.recsys.semantic_ids import SemanticIds, from_codes
 
 
+SMALL_CATALOG = 2_048
+"""Up to so many items two tokens say enough; a model learns an item's own transitions more readily from fewer."""
+
+
 def residual_kmeans_ids(data: RecommendationData, settings: ResidualKMeansSettings, seed: int) -> SemanticIds:
     """Make a semantic ID for every item from its texts and the train transitions.
 
@@ -39,8 +43,9 @@ def residual_kmeans_ids(data: RecommendationData, settings: ResidualKMeansSettin
             f" transition_dimensions {settings.transition_dimensions!r}; use those that the data can fill, or given IDs"
         )
     vectors = np.concatenate(parts, axis=1)
-    size = settings.codebook_size or default_codebook_size(len(data.items), settings.levels)
-    codes = residual_kmeans(vectors, levels=settings.levels, codebook_size=size, seed=seed)
+    levels = settings.levels or (2 if len(data.items) <= SMALL_CATALOG else 3)
+    size = settings.codebook_size or default_codebook_size(len(data.items), levels)
+    codes = residual_kmeans(vectors, levels=levels, codebook_size=size, seed=seed)
     return from_codes(codes, settings.type)
 
 

@@ -1,0 +1,51 @@
+"""Write ``RESULTS.md`` from ``results/*.json``: every speed and size figure, its target, and the command that gives it.
+
+    python benchmarks/report.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+AT_MOST = ("startup", "trie")
+"""Their figures are seconds, bytes and cost ratios: less is better. All others say how many times faster."""
+HEADER = """# Measured
+
+Made from `benchmarks/results/*.json` by `python benchmarks/report.py`. Ratios are medians of interleaved pairs, with
+the smallest and largest pair; each is measured beside its peer in one run. Times of single commands move with the load
+of the machine, ratios much less.
+"""
+
+
+def main() -> None:
+    """Write the file."""
+    lines = [HEADER]
+    for path in sorted((HERE / "results").glob("*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        rows = content if isinstance(content, list) else [content]
+        lines += [f"\n## {path.stem}\n", _place(rows[0]), "", "| what | target | measured | spread | |", "| --- | --- | --- | --- | --- |"]
+        lines += [_row(row, "<=" if path.stem in AT_MOST else ">=") for row in rows]
+    (HERE / "RESULTS.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _place(row: dict[str, Any]) -> str:
+    hardware, versions = row["hardware"], row["versions"]
+    software = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return f"`{row['command']}` on {hardware['cpu']}, {hardware['threads']} thread(s); {software}."
+
+
+def _row(row: dict[str, Any], sign: str) -> str:
+    target, measured = row.get("target"), row["measured"]
+    spread = row.get("spread") or []
+    met = target is None or (measured <= target if sign == "<=" else measured >= target)
+    verdict = "" if target is None else "met" if met else "**missed**"
+    numbers = " to ".join(f"{value:.3g}" for value in spread)
+    goal = "" if target is None else f"{sign} {target:.3g}"
+    return f"| {row['name']} | {goal} | {measured:.3g} | {numbers} | {verdict} |"
+
+
+if __name__ == "__main__":
+    main()
