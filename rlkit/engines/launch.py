@@ -49,10 +49,10 @@ def launch_workers(
     port = _free_port()
     workers = [_start(run_dir, stage, rank, processes, port, device, environment) for rank in range(processes)]
     try:
-        _wait(workers)
+        failed = _wait(workers)
     finally:
         _stop(workers)
-    _raise_first_error(run_dir, stage, workers)
+    _raise_first_error(run_dir, stage, failed, processes)
     result = result_file(run_dir, stage)
     artefacts = json.loads(result.read_text(encoding="utf-8"))
     result.unlink()
@@ -88,10 +88,13 @@ def _start(
         return subprocess.Popen(command, env=variables, stdout=log, stderr=subprocess.STDOUT)
 
 
-def _wait(workers: list[subprocess.Popen]) -> None:
-    while any(worker.poll() is None for worker in workers):
-        if any(worker.poll() for worker in workers):
-            return
+def _wait(workers: list[subprocess.Popen]) -> dict[int, int]:
+    """Wait until all are done or one fails; return the exit codes of those that failed by themselves, by rank."""
+    while True:
+        codes = [worker.poll() for worker in workers]
+        failed = {rank: code for rank, code in enumerate(codes) if code}
+        if failed or None not in codes:
+            return failed
         time.sleep(POLL_SECONDS)
 
 
@@ -108,10 +111,10 @@ def _stop(workers: list[subprocess.Popen]) -> None:
             worker.wait()
 
 
-def _raise_first_error(run_dir: Path, stage: str, workers: list[subprocess.Popen]) -> None:
+def _raise_first_error(run_dir: Path, stage: str, failed: Mapping[int, int], processes: int) -> None:
     """Raise the error that came first: the others are mostly its consequences."""
     reports = []
-    for rank in range(len(workers)):
+    for rank in range(processes):
         path = error_file(run_dir, stage, rank)
         if path.is_file():
             reports.append((path.stat().st_mtime_ns, rank, json.loads(path.read_text(encoding="utf-8"))))
@@ -120,9 +123,7 @@ def _raise_first_error(run_dir: Path, stage: str, workers: list[subprocess.Popen
         error = TrainingError(*(f"{stage}: rank {rank}: {line}" for line in report["problems"]))
         error.exit_code = report["exit_code"]
         raise error
-    for rank, worker in enumerate(workers):
-        if worker.returncode:
-            where = "above" if rank == 0 else f"in {run_dir / 'logs' / f'{stage}-rank{rank}.log'}"
-            raise TrainingError(
-                f"{stage}: rank {rank}: ended with exit code {worker.returncode}; its output is {where}"
-            )
+    if failed:
+        rank, code = next(iter(failed.items()))
+        where = "above" if rank == 0 else f"in {run_dir / 'logs' / f'{stage}-rank{rank}.log'}"
+        raise TrainingError(f"{stage}: rank {rank}: ended with exit code {code}; its output is {where}")
