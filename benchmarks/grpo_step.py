@@ -41,8 +41,8 @@ from rlkit.policy.module import PolicyModel
 from rlkit.policy.rollouts import PromptStream
 from rlkit.policy.sampler import BeamRollout
 from rlkit.policy.trainer import LoopSettings, PolicyTrainer
-from rlkit.recsys.trie import Trie
 from rlkit.records import Prompt, Source
+from rlkit.recsys.trie import Trie
 
 B, G, P = 4, 16, 100
 STEPS, SKIPPED = 8, 2
@@ -57,9 +57,11 @@ class Clock(TrainerCallback):
         self.ends: list[float] = []
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Note the time."""
         self.ends.append(time.perf_counter())
 
     def seconds(self) -> float:
+        """Return the median step, the first ones left out."""
         gaps = np.diff(self.ends)[SKIPPED - 1 :]
         return float(np.median(gaps))
 
@@ -111,17 +113,19 @@ def rlkit_step(size: str, levels: int) -> float:
     # Some candidates of every group are rewarded, as TRL's are below.
     reward = WeightedReward("even", 1.0, lambda rollouts: (rollouts.batch.completions[..., 0] % 2).float())
     collector = Collector(
-        settings, rollout=BeamRollout(BeamSettings()), rewards=[reward], tokenizer=tokenizer, valid=prompts[:1], seed=0, chunk=B,
-        domain=SimpleNamespace(constraint=trie, normalization="children"), stream=PromptStream(prompts, 0), device="cpu",
+        settings, rollout=BeamRollout(BeamSettings()), rewards=[reward], tokenizer=tokenizer, valid=prompts[:1], seed=0,
+        chunk=B, domain=SimpleNamespace(constraint=trie, normalization="children"), stream=PromptStream(prompts, 0),
+        device="cpu",
     )  # fmt: skip
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
+        more = {"eval_strategy": "no", "per_device_train_batch_size": B, "remove_unused_columns": False}
         trainer = PolicyTrainer(
             PolicyModel(build_model(size, tokenizer), trie, "children", 1.0, "auto"),
-            TrainingArguments(**arguments_of(folder), eval_strategy="no", per_device_train_batch_size=B, remove_unused_columns=False),
+            TrainingArguments(**arguments_of(folder), **more),
             algorithm=GRPO(settings), settings=settings, loop=LoopSettings(B, B, 1, STEPS), collector=collector,
-            log_sample=lambda row: None, events=SimpleNamespace(on_rollouts=lambda **_: None), processing_class=tokenizer,
-            callbacks=[clock],
+            log_sample=lambda row: None, events=SimpleNamespace(on_rollouts=lambda **_: None),
+            processing_class=tokenizer, callbacks=[clock],
         )  # fmt: skip
         trainer.remove_callback(PrinterCallback)
         trainer.train()
@@ -186,7 +190,8 @@ def main() -> None:
             rows.append(measure(size, levels, arguments.turns))
             row = rows[-1]
             print(
-                f"{row['name']}: {row['measured']:.1f}x ({row['spread'][0]:.1f} to {row['spread'][1]:.1f}; target >= {TARGET:g}x)",
+                f"{row['name']}: {row['measured']:.1f}x "
+                f"({row['spread'][0]:.1f} to {row['spread'][1]:.1f}; target >= {TARGET:g}x)",
                 flush=True,
             )
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """Write ``RESULTS.md`` from ``results/*.json``: every speed and size figure, its target, and the command that gives it.
 
-    python benchmarks/report.py
+python benchmarks/report.py
 """
 
 from __future__ import annotations
@@ -26,7 +26,13 @@ def main() -> None:
     for path in sorted((HERE / "results").glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         rows = content if isinstance(content, list) else [content]
-        lines += [f"\n## {path.stem}\n", _place(rows[0]), "", "| what | target | measured | spread | |", "| --- | --- | --- | --- | --- |"]
+        lines += [
+            f"\n## {path.stem}\n",
+            _place(rows[0]),
+            "",
+            "| what | target | measured | spread | |",
+            "| --- | --- | --- | --- | --- |",
+        ]
         lines += [_row(row, "<=" if path.stem in AT_MOST else ">=") for row in rows]
     (HERE / "RESULTS.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""What every trainer of a run reports to: metrics.jsonl, TensorBoard's neighbor on the terminal, and complete checkpoints."""
+"""What every trainer of a run reports to: metrics.jsonl, the progress display, and the mark of complete checkpoints."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ class RunDirectory:
         self.keep_lines(stage, before_step=0)
 
     def keep_lines(self, stage: str, before_step: int) -> None:
-        """Drop a stage's lines from ``before_step`` on out of metrics.jsonl and samples.jsonl: they will be written again."""
+        """Drop a stage's metrics and samples from ``before_step`` on: they will be written again."""
         for name in ("metrics.jsonl", "samples.jsonl"):
             path = self.path / name
             if not path.is_file():

@@ -32,8 +32,8 @@ def batch_plan(settings: TrainSettings, processes: int) -> BatchPlan:
     micro = settings.micro_batch_size or max(share, 1)
     if rest or share % micro:
         raise RecipeError(
-            f"train.batch_size: {settings.batch_size} does not divide into {processes} processes with micro-batches of {micro}; "
-            "choose a multiple"
+            f"train.batch_size: {settings.batch_size} does not divide into {processes} processes "
+            f"with micro-batches of {micro}; choose a multiple"
         )
     return BatchPlan(settings.batch_size, micro, share // micro)
 

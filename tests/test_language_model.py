@@ -30,7 +30,9 @@ def report(out: Path) -> dict:
 
 
 @pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`")  # PEFT says what is wanted: new rows are saved
-@pytest.mark.parametrize("settings", [{}, {"adapter": {"rank": 4}}, {"freeze_backbone": True}], ids=["full", "lora", "frozen"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"adapter": {"rank": 4}}, {"freeze_backbone": True}], ids=["full", "lora", "frozen"]
+)
 def test_a_language_model_goes_through_every_stage(settings: dict, tmp_path: Path) -> None:
     model = language_model_folder(tmp_path / "model", tied="adapter" not in settings)
     out = run(recipe_from_tree(recipe(model, **settings)), tmp_path / "run")

@@ -82,7 +82,11 @@ def language_model_folder(folder: Path, tied: bool = True) -> Path:
     bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet)
-    text = ["A customer bought these items, oldest first.", "Write the code of the item that comes next.", "### History:"]
+    text = [
+        "A customer bought these items, oldest first.",
+        "Write the code of the item that comes next.",
+        "### History:",
+    ]
     bpe.train_from_iterator(text * 20, trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|endoftext|>", pad_token="<|endoftext|>")
     set_seed(0)

@@ -1,0 +1,1 @@
+"""Algorithms: settings and a job in, a ``transformers.Trainer`` out; one file each."""

@@ -1,0 +1,1 @@
+"""Settings of every built-in component: what a recipe may say, its defaults and its bounds."""

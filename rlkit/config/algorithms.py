@@ -47,7 +47,7 @@ class ValidateSettings(Settings):
     num_beams: int = Field(50, ge=1)
     """Recommendation: evaluation beams; wider than the training group, or harm stays unseen."""
     select_by: str | None = None
-    """The best checkpoint has the highest value of this metric, or of ``reward``; none: the domain's own; ``last``: the last one."""
+    """The best checkpoint has the highest value of this metric; none: the domain's own; ``last`` keeps the last one."""
 
 
 class PolicySettings(Settings):
@@ -76,7 +76,7 @@ class PolicySettings(Settings):
     entropy_coef: float = Field(0.0, ge=0)
     """Weight of the entropy bonus."""
     zero_signal: Literal["keep", "drop", "refill"] = "keep"
-    """Groups whose rewards are all equal: keep them (their KL term still acts), drop them, or replace them by further prompts."""
+    """Groups whose rewards are all equal: keep them (their KL term still acts), drop them, or take further prompts."""
     max_refills: int = Field(3, ge=1)
     """With refill: how many further rollouts are tried before the batch goes on smaller."""
     forward: Literal["auto", "grouped", "dense"] = "auto"
@@ -95,7 +95,11 @@ class GRPOSettings(PolicySettings):
     group_size: int = Field(16, ge=2)
     """G: completions per prompt."""
     loss: Literal["grpo", "dr_grpo", "dapo", "gspo"] = "grpo"
-    """grpo: mean per completion; dr_grpo: constant length (2503.20783); dapo: mean over all tokens (2503.14476); gspo: sequence ratios (2507.18071)."""
+    """How tokens are averaged, and what the ratio is of.
+
+    grpo: mean per completion; dr_grpo: constant length (2503.20783); dapo: mean over all tokens (2503.14476);
+    gspo: ratios of whole sequences (2507.18071).
+    """
     advantage_scale: Literal["group", "batch", "none"] = "group"
     """What the centered reward is divided by: the group's standard deviation, the batch's, or nothing."""
     advantage_baseline: Literal["mean", "leave_one_out"] = "mean"
@@ -105,7 +109,7 @@ class GRPOSettings(PolicySettings):
     clip_high: float = Field(0.2, ge=0, le=9)
     """A probability ratio may rise to 1 + clip_high; 9 lets it rise to 10."""
     add_ground_truth: bool = False
-    """Replace the last completion of a group without a hit by the answer. With std-scaled advantages it hurt in trials."""
+    """Replace the last completion of a group without a hit by the answer; with std-scaled advantages it hurt."""
 
     @model_validator(mode="after")
     def _whole_updates(self) -> GRPOSettings:
@@ -118,7 +122,8 @@ class GRPOSettings(PolicySettings):
             getattr(self.rollout, "top_k", None) or getattr(self.rollout, "top_p", 1.0) < 1.0
         ):
             raise ValueError(
-                "add_ground_truth does not go with top_k or top_p (the answer may lie outside of what they keep); drop one"
+                "add_ground_truth does not go with top_k or top_p (the answer may lie outside of what they keep); "
+                "drop one"
             )
         return self
 

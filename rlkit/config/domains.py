@@ -23,7 +23,7 @@ class AugmentSettings(Settings):
     walk_steps: int = Field(3, ge=1)
     """Items that a walk adds."""
     teacher: float = Field(0.0, ge=0)
-    """Weight of a counting teacher's soft targets (transitions and text neighbors, chosen on valid) beside the true ones."""
+    """Weight of a counting teacher's soft targets (transitions, text neighbors, by valid) beside the true ones."""
     teacher_power: float = Field(1.0, gt=0)
     """The teacher's probabilities are raised to this; above 1 sharpens them."""
 
@@ -54,7 +54,7 @@ class RecommendationSettings(Settings):
     semantic_ids: Annotated[Settings, Slot("quantizer")] | None = None
     """How items get semantic IDs; none: the given ones where the data has them, else residual k-means."""
     template: Literal["auto", "compact", "instruct"] = "auto"
-    """compact: semantic IDs only, for small models; instruct: a text prompt, for language models; auto: by the model."""
+    """compact: semantic IDs only, for small models; instruct: text prompts, for language models; auto: by the model."""
     normalization: Literal["children", "vocabulary"] = "children"
     """Log-probs in losses and decoding are normalized over the allowed tokens, or over the whole vocabulary."""
     max_history: int = Field(10, ge=1)

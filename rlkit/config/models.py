@@ -27,7 +27,7 @@ class CausalLMSettings(Settings):
 
     type: Literal["causal_lm"] = "causal_lm"
     preset: Literal["nano", "micro", "mini"] = "nano"
-    """A Qwen2 architecture from scratch with an offline tokenizer: nano (0.6 M parameters), micro (4 M), mini (30 M)."""
+    """A Qwen2 architecture from scratch, tokenizer included: nano (0.6 M parameters), micro (4 M), mini (30 M)."""
     path: str | None = None
     """A folder or hub id of a Hugging Face causal language model; wins over ``preset``."""
     hidden_size: int | None = Field(None, ge=8)
@@ -37,7 +37,7 @@ class CausalLMSettings(Settings):
     layers: int | None = Field(None, ge=1)
     """Overrides the preset's depth."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout on embeddings and on each layer's output while a preset is trained by SFT; policy training switches it off."""
+    """Dropout on embeddings and each layer's output in SFT of a preset; policy training switches it off."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     """The dtype of the weights; auto: the checkpoint's own."""
     attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = "sdpa"

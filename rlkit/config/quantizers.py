@@ -21,7 +21,7 @@ class ResidualKMeansSettings(Settings):
     type: Literal["residual_kmeans"] = "residual_kmeans"
 
     levels: int | None = Field(None, ge=1, le=7)
-    """L, tokens of a semantic ID; none: 2 for up to 2,048 items, else 3. Items that no free code tells apart get one more."""
+    """L, tokens of a semantic ID; none: 2 for up to 2,048 items, else 3. Where no code is free items get one more."""
     codebook_size: int | None = Field(None, ge=2, le=65_536)
     """M, codes per level; none: the power of two that gives about eight codes to an item, between 8 and 256."""
     text_dimensions: int = Field(64, ge=0, le=4096)

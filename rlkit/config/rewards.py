@@ -24,7 +24,7 @@ class ItemMatchSettings(RewardSettings):
 
 
 class RankDiscountSettings(RewardSettings):
-    """MiniOneRec's ranking term: in a group with a hit, a wrong beam costs the more the higher it stands. Beams only."""
+    """MiniOneRec's ranking term: beside a hit, a wrong beam costs the more the higher it stands. Beams only."""
 
     type: Literal["rank_discount"] = "rank_discount"
     domains: ClassVar[tuple[str, ...]] = ("recommendation",)

@@ -59,7 +59,7 @@ class TrainSettings(Settings):
     report_to: tuple[str, ...] = ("tensorboard",)
     """Loggers of transformers: tensorboard, wandb, mlflow, trackio, ... ; an empty list: none."""
     extra: dict[str, Any] = Field(default_factory=dict)
-    """Any other field of ``transformers.TrainingArguments`` (for TRL's trainers, of their config class); names are checked."""
+    """Any other field of ``transformers.TrainingArguments`` (or of the config of TRL's trainer); names are checked."""
 
     @model_validator(mode="after")
     def _micro_batch_fits(self) -> TrainSettings:

@@ -1,0 +1,1 @@
+"""Where a training stage runs: in this process, in several, or under DeepSpeed."""

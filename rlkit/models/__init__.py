@@ -1,0 +1,1 @@
+"""Language models: created or loaded, with their tokenizers, and how to reach into them."""

@@ -71,7 +71,8 @@ def load_wrapped(model: WrappedModel, folder: Path) -> None:
             state |= load_file(shard)
         missing, unexpected = model.lm.load_state_dict(state, strict=False)
         tied = set(getattr(model.lm, "all_tied_weights_keys", None) or {})
-        assert not unexpected and set(missing) <= tied, (missing, unexpected)
+        assert not unexpected, unexpected
+        assert set(missing) <= tied, missing
         model.lm.tie_weights()
     if (folder / HEADS_FILE).is_file():
         model.load_state_dict(load_file(folder / HEADS_FILE), strict=False)
@@ -119,7 +120,7 @@ class WrappedTrainer(Trainer):
         if self.processing_class is not None:
             self.processing_class.save_pretrained(folder)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_wrapped(model or self.model, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:

@@ -1,0 +1,1 @@
+"""Pure functions of tensors and arrays: log-probs, advantages, losses, ranking metrics, intervals."""

@@ -1,0 +1,1 @@
+"""What online algorithms share: rollouts, rewards, the grouped forward, and the trainer."""

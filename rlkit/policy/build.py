@@ -83,7 +83,8 @@ def _loop(job: Job, settings: Any, prompts: int) -> LoopSettings:
     size = settings.rollout_batch_size or train.batch_size
     if size % train.batch_size or train.batch_size % job.processes:
         raise RecipeError(
-            f"algorithm.rollout_batch_size: {size} is not a multiple of train.batch_size {train.batch_size}; choose a multiple"
+            f"algorithm.rollout_batch_size: {size} is not a multiple of train.batch_size {train.batch_size}; "
+            "choose a multiple"
         )
     updates = settings.updates_epochs * size // train.batch_size
     rollouts = math.ceil(train.max_steps / updates) if train.max_steps else max(1, round(train.epochs * prompts / size))

@@ -1,4 +1,4 @@
-"""Make rollouts and reward them: each rank completes its share, then all ranks hold all of them, in the global order."""
+"""Make rollouts and reward them: each rank completes its share, then all hold all of them, in the global order."""
 
 from __future__ import annotations
 
@@ -170,8 +170,8 @@ class Collector:
             score = reward.score(rollouts).float()
             if score.shape != total.shape or not torch.isfinite(score[rollouts.present]).all():
                 raise TrainingError(
-                    f"reward {reward.name}: must return finite numbers of shape {tuple(total.shape)}, got {tuple(score.shape)}; "
-                    "look at the reward's code"
+                    f"reward {reward.name}: must return finite numbers of shape {tuple(total.shape)}, "
+                    f"got {tuple(score.shape)}; look at the reward's code"
                 )
             rollouts.parts[reward.name] = score.masked_fill(~rollouts.present, 0.0)
             total += reward.weight * rollouts.parts[reward.name]
@@ -184,7 +184,7 @@ def _place() -> tuple[int, int]:
 
 def _gather(value: Any) -> list[Any]:
     """Return every rank's value, in the order of ranks."""
-    rank, processes = _place()
+    _, processes = _place()
     if processes == 1:
         return [value]
     values: list[Any] = [None] * processes

@@ -204,7 +204,7 @@ class PolicyTrainer(WrappedTrainer):
         return parts
 
     def _with_constants(self, batch: GroupBatch) -> GroupBatch:
-        """Add old and reference log-probs. With one update per rollout the old ones are the current ones: no forward."""
+        """Add old and reference log-probs; with one update per rollout the old are the current ones: no forward."""
         if self.loop.updates > 1:
             batch.numbers["old_logprobs"] = self._logprobs(self.model_wrapped, batch)
         if self.reference is not None:
@@ -263,8 +263,9 @@ class PolicyTrainer(WrappedTrainer):
         tolerance = FIRST_PASS_TOLERANCE if full else LOW_PRECISION_TOLERANCE
         if not worst <= tolerance * batch.completions.shape[-1]:
             raise TrainingError(
-                f"policy: training and sampling disagree on a rollout's probabilities by a ratio of {worst:.2g} (limit {tolerance:g} "
-                "per token); look for dropout, a changed temperature or normalization, or a lower precision in one of the two"
+                f"policy: training and sampling disagree on a rollout's probabilities by a ratio of {worst:.2g} "
+                f"(limit {tolerance:g} per token); look for dropout, a changed temperature or normalization, "
+                "or a lower precision in one of the two"
             )
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:

@@ -23,6 +23,7 @@ from rlkit.errors import ModelError
 from rlkit.job import Job
 from rlkit.ops.ranking import metric_values
 from rlkit.plugins import Registry
+from rlkit.records import Demonstration, Prompt
 from rlkit.recsys.data.catalog import Interaction, RecommendationData, user_sequences
 from rlkit.recsys.metrics import sid_ranks
 from rlkit.recsys.prompts import Template, render_history
@@ -31,7 +32,6 @@ from rlkit.recsys.semantic_ids import SemanticIds
 from rlkit.recsys.sequences import ItemTokens, TargetSequences, TrainSequences
 from rlkit.recsys.teacher import Teacher, fit_counts
 from rlkit.recsys.trie import Trie
-from rlkit.records import Demonstration, Prompt
 from rlkit.run_directory import content_hash, write_atomically
 
 SEMANTIC_IDS_FILE = "semantic_ids.json"
@@ -271,7 +271,8 @@ class RecommendationDomain:
     def inputs(self) -> list[str]:
         """Return hashes of the data files, for "finished before"."""
         tables = [self.base / SEMANTIC_IDS_FILE] if self.base else []
-        return [content_hash(Path(path)) for path in [*self.data.files, *tables] if Path(path).is_file()]
+        files = [*map(Path, self.data.files), *tables]
+        return [content_hash(path) for path in files if path.is_file()]
 
     # ---- measuring
 

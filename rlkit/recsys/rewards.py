@@ -71,7 +71,8 @@ def attribute_match(settings: AttributeMatchSettings, domain: Any) -> Reward:
     if not match.any():
         known = sorted({getattr(item, settings.attribute) for item in domain.data.items})[:10]
         raise RecipeError(
-            f"rewards.attribute_match.value: no item has {settings.attribute} {settings.value!r}; some that exist: {', '.join(known)}"
+            f"rewards.attribute_match.value: no item has {settings.attribute} {settings.value!r}; "
+            f"some that exist: {', '.join(known)}"
         )
     share = torch.tensor([match[list(items)].mean() for items in domain.ids.items_of_sid])
 

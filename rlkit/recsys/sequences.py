@@ -46,7 +46,7 @@ class ItemTokens:
         return np.concatenate([np.zeros((len(self.begin), soft.shape[1]), dtype=np.float32), soft])
 
     def encode(self, items: Sequence[int] | np.ndarray, predict_from: int = 0) -> dict[str, np.ndarray]:
-        """Return ``input_ids``, ``labels`` and ``nodes`` (T,) of a sequence; items before ``predict_from`` carry no loss."""
+        """Return ``input_ids``, ``labels`` and ``nodes`` (T,); items before ``predict_from`` carry no loss."""
         ids = np.concatenate([self.begin, *(self.tokens[item] for item in items)])
         silent = len(self.begin) + sum(len(self.tokens[item]) for item in items[:predict_from])
         labels = ids.copy()

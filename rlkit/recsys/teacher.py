@@ -1,8 +1,9 @@
-"""A counting teacher for compact training: soft targets over the trie, from skip transitions (Hinton et al. 2015, arXiv
-1503.02531, section 2, with the teacher's distribution summed up over each prefix's continuations).
+"""A counting teacher for compact training: soft targets over the trie, from skip transitions.
 
-A recommender that only sees which item came next learns slowly which others could have; counting knows at once. At every
-token of a sequence the teacher gives the share of its probability that lies below each allowed continuation.
+Hinton et al. 2015, arXiv 1503.02531, section 2, with the teacher's distribution summed up over each prefix's
+continuations. A recommender that only sees which item came next learns slowly which others could have; counting knows
+at once. At every token of a sequence the teacher gives the share of its probability that lies below each allowed
+continuation.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ class Teacher:
         self.width = max(trie.widths)
         self.order, self.first, self.last = _leaf_ranges(trie)
 
-    def soft_targets(self, items: Sequence[int], tokens: Sequence[np.ndarray], nodes: Sequence[np.ndarray]) -> np.ndarray:
+    def soft_targets(
+        self, items: Sequence[int], tokens: Sequence[np.ndarray], nodes: Sequence[np.ndarray]
+    ) -> np.ndarray:
         """Return (T, W) the teacher's distribution over the continuations at each token of a sequence.
 
         Args:
@@ -113,7 +116,7 @@ def _one_event(baseline: Baseline) -> np.ndarray:
 
 
 def _leaf_ranges(trie: Trie) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the leaves' sequences in tree order (S,), and per node the range of them that lies below it, (nodes,) each."""
+    """Return the leaves' sequences in tree order (S,), and per node the range of them below it, (nodes,) each."""
     offsets = trie.offsets.numpy().astype(np.int64)
     nodes = len(offsets) - 1
     counts = trie.leaf_counts.numpy().astype(np.int64)

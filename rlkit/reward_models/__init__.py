@@ -1,0 +1,1 @@
+"""Reward models: learned scorers of completions."""

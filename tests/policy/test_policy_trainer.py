@@ -19,9 +19,8 @@ def trainer(folder: Path, train: dict | None = None, model: dict | None = None, 
     tree = copy.deepcopy(tiny_recipe())
     tree["model"] |= model or {}
     stage = tree["stages"]["grpo"]
-    stage["algorithm"] |= {
-        "rollout_batch_size": 16, "updates_epochs": 2, "kl_coef": 0.05, "rewards": [{"type": "prefix_match"}], **algorithm,
-    }  # fmt: skip
+    ours = {"rollout_batch_size": 16, "updates_epochs": 2, "kl_coef": 0.05, "rewards": [{"type": "prefix_match"}]}
+    stage["algorithm"] |= {**ours, **algorithm}
     stage["train"] |= {"batch_size": 8, "max_steps": 8, "evaluate_every_steps": 100, **(train or {})}
     built = grpo(tiny_job(folder, "grpo", tree))
     built.args.eval_on_start = False

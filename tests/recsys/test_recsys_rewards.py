@@ -13,9 +13,9 @@ from rlkit.config.rewards import AttributeMatchSettings
 from rlkit.errors import RecipeError
 from rlkit.policy.group_batch import GroupBatch
 from rlkit.policy.rollouts import Rollouts
+from rlkit.records import Prompt, Source
 from rlkit.recsys.rewards import attribute_match, item_match, prefix_match, rank_discount
 from rlkit.recsys.trie import Trie
-from rlkit.records import Prompt, Source
 
 # Items 0 and 3 share a semantic ID. Token ids: level 1 in {5, 6}, level 2 in {7, 8}.
 SIDS = [[5, 7], [5, 8], [6, 7]]
@@ -51,7 +51,7 @@ def rollouts(domain: SimpleNamespace) -> Rollouts:
 
 
 def test_the_target_is_compared_by_semantic_id_and_comes_from_the_record(domain, rollouts) -> None:
-    # Target 3 shares its ID with item 0, which is the second beam of the first group; target 2 is in no beam of the second.
+    # Target 3 shares its ID with item 0, the second beam of the first group; target 2 is in no beam of the second.
     assert item_match(None, domain)(rollouts).tolist() == [[0, 1, 0], [0, 0, 0]]
 
 
@@ -68,7 +68,7 @@ def test_a_miss_costs_more_the_higher_it_stands_and_nothing_in_a_group_without_a
 
 
 def test_prefixes_are_graded_by_level(domain, rollouts) -> None:
-    # Target <5 7>: <5 8> has one level of two, <5 7> both, <6 7> none (a later match does not count). Target <6 7>: none.
+    # Target <5 7>: <5 8> has one level of two, <5 7> both, <6 7> none (later matches do not count). Target <6 7>: none.
     assert prefix_match(None, domain)(rollouts).tolist() == [[0.5, 1, 0], [0, 0, 0]]
 
 

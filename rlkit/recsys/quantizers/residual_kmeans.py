@@ -19,7 +19,6 @@ from rlkit.recsys.data.catalog import RecommendationData, user_sequences
 from rlkit.recsys.item_vectors import text_embeddings, transition_embeddings
 from rlkit.recsys.semantic_ids import SemanticIds, from_codes
 
-
 SMALL_CATALOG = 2_048
 """Up to so many items two tokens say enough; a model learns an item's own transitions more readily from fewer."""
 
