@@ -204,6 +204,15 @@ def top_level_names(path):
             yield from (target.id for target in node.targets if isinstance(target, ast.Name))
 
 
+def test_the_architecture_page_names_every_module():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    listing = page.partition("## Every file in a line")[2].partition("```\n")[2].partition("```")[0]
+    files = {path.relative_to(ROOT / "rlkit").with_suffix("").parts for path in FILES if path.name != "__init__.py"}
+    names = {parts[0] for parts in files}
+    names |= {parts[1] for parts in files if len(parts) == 2 and parts[0] != "config"}
+    assert sorted(names - set(re.findall(r"\w+", listing))) == []
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("**/*.yaml")), ids=lambda path: path.name)
 def test_every_recipe_validates_and_opens_with_what_it_is(path):
     load_recipe(path)
