@@ -104,6 +104,9 @@ class _Dumper(yaml.SafeDumper):
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         super().increase_indent(flow, False)  # lists stand indented under their key
 
+    def ignore_aliases(self, data: Any) -> bool:
+        return True  # a list that stands twice in the data is written twice: the loader knows no anchors
+
 
 for _name, _pattern in _PLAIN.items():
     for _class in (_Loader, _Dumper):

@@ -194,3 +194,8 @@ def test_what_is_dumped_is_read_back_the_same():
         "by_key": {text: 1 for text in texts},
     }
     assert parse_document(dump(tree)).tree == tree
+
+
+def test_a_list_that_stands_twice_is_written_twice():
+    shared = ["a"]
+    assert dump({"one": shared, "two": shared}) == "one: [a]\ntwo: [a]\n"
