@@ -74,7 +74,8 @@ class SequenceModel(WrappedModel):
         states, tokens = hidden[:, :-1][counted], labels[:, 1:][counted]  # (N, D), (N,)
         if self.constraint is None:
             return selected_logprobs(head_logits(self.lm, states), tokens)
-        logprobs, children = children_logprobs(self.lm, states, nodes[:, 1:][counted], self.constraint)
+        constraint = self.constraint.to(states.device)
+        logprobs, children = children_logprobs(self.lm, states, nodes[:, 1:][counted], constraint)
         chosen = pick(logprobs, chosen_child(children, tokens))
         if soft is None:
             return chosen
@@ -211,7 +212,7 @@ def _sequence_trainer(job: Job, loaded: LoadedModel, sequences: Any) -> Sequence
     trainable = make_trainable(loaded, job.model)
     return SequenceTrainer(
         SequenceModel(trainable, constraint, job.domain.teacher_weight),
-        TrainingArguments(**job.training_arguments(_steps(train, len(sequences))), **_keep_best(train)),
+        TrainingArguments(**_keep_best(train) | job.training_arguments(_steps(train, len(sequences)))),
         batches=batches,
         train_dataset=sequences,
         eval_dataset=job.domain.valid_sequences(),

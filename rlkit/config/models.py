@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from rlkit.component import Settings
 
@@ -29,7 +30,7 @@ class CausalLMSettings(Settings):
     preset: Literal["nano", "micro", "mini"] = "nano"
     """A Qwen2 architecture from scratch, tokenizer included: nano (0.6 M parameters), micro (4 M), mini (30 M)."""
     path: str | None = None
-    """A folder or hub id of a Hugging Face causal language model; wins over ``preset``."""
+    """A folder (``~`` is the home folder) or hub id of a Hugging Face causal language model; wins over ``preset``."""
     hidden_size: int | None = Field(None, ge=8)
     """Overrides the preset's width; a multiple of 64 keeps its head size."""
     intermediate_size: int | None = Field(None, ge=8)
@@ -48,3 +49,8 @@ class CausalLMSettings(Settings):
     """Train only the rows of new tokens, in the input embedding and the output head."""
     trust_remote_code: bool = False
     """Run code that lies in the checkpoint; only for checkpoints whose code was read."""
+
+    @field_validator("path")
+    @classmethod
+    def _expand_home(cls, path: str | None) -> str | None:
+        return str(Path(path).expanduser()) if path and path.startswith("~") else path

@@ -60,6 +60,7 @@ def rank(
         rows = order[start : start + batch_size]
         part = [prompts[row] for row in rows]
         ids, mask = encode_prompts(tokenizer, part, device, limit)
+        alive = domain.alive(part, exclude_history)
         beams = beam_search(
             lm,
             ids,
@@ -67,7 +68,7 @@ def rank(
             trie,
             num_beams=num_beams,
             normalization=domain.normalization,
-            alive=domain.alive(part, exclude_history),
+            alive=None if alive is None else alive.to(device),
             pad_token_id=tokenizer.pad_token_id,
         )
         found = trie.leaf_sequence(beams.leaves).cpu().numpy()  # -1 (NO_SID) where a beam is absent
