@@ -26,6 +26,7 @@ def train(job: Job) -> dict[str, Any]:
         The stage's artefacts, on rank 0; elsewhere an empty mapping.
     """
     set_seed(job.seed)
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(job.run.path / "logs" / "tensorboard" / job.stage)
     settings: Any = job.settings.algorithm
     trainer = job.registry.get("algorithm", settings.type).load()(job)
     trainer.remove_callback(PrinterCallback)  # our own progress shows the same numbers

@@ -81,6 +81,7 @@ def _load(source: str, settings: CausalLMSettings) -> tuple[PreTrainedModel, Pre
             dtype="auto" if settings.dtype == "auto" else _dtype(settings),
             attn_implementation=settings.attention,
             trust_remote_code=settings.trust_remote_code,
+            use_safetensors=True,  # never a pickle
             output_loading_info=True,
         )
     except (OSError, ValueError, SafetensorError) as error:

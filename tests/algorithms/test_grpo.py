@@ -79,7 +79,7 @@ def test_the_widest_clip_reaches_a_tenth_and_ten() -> None:
 
 
 def test_advantages_come_from_all_groups_of_the_rollout() -> None:
-    # Rewards (1, 0) and (3, 1): centered (.5, -.5), (1, -1); all four deviate from their mean 1.25 with variance 4.75 / 3.
+    # Rewards (1, 0) and (3, 1): centered (.5, -.5), (1, -1). All four have mean 1.25 and variance 4.75 / 3.
     rewards = torch.tensor([[1.0, 0.0], [3.0, 1.0]])
     mask = torch.ones(2, 2, 1, dtype=torch.bool)
     tokens = GroupBatch(
