@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+BENCHMARKS := $(filter-out %/common.py %/report.py,$(sort $(wildcard benchmarks/*.py)))
 # A thread count inherited from the shell would slow down training and skew figures; a recipe sets engine.threads.
 unexport OMP_NUM_THREADS
 
@@ -35,4 +36,5 @@ check: $(STAMP)  ## Lint, format and type checks
 	$(BIN)/mypy
 
 bench: $(STAMP)  ## Measure every claim, each beside its peer on one thread
-	for script in benchmarks/*.py; do OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; done
+	for script in $(BENCHMARKS); do OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; done
+	$(BIN)/python benchmarks/report.py

@@ -12,19 +12,14 @@ rlkit's default and are timed against the same peer.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-import transformers
+from common import argument_parser, conditions, speedup, write_rows
 from torch import Tensor
 from transformers import (
     GenerationConfig,
@@ -56,14 +51,12 @@ def main() -> None:
             f"{row['seconds'][0] * 1e3:.0f} ms against {row['seconds'][1] * 1e3:.1f} ms)"
             + ("" if row["score_difference"] is None else f"; scores differ by {row['score_difference']:.0e}")
         )
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(rows, indent=2) + "\n")
+    write_rows(arguments.out, rows)
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__file__, __doc__)
     parser.add_argument("--pairs", type=int, default=11)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "beam_tree.json")
     return parser.parse_args()
 
 
@@ -96,8 +89,9 @@ def measure(name: str, pairs: int) -> list[dict[str, Any]]:
     )
     rows = []
     for normalization, known in (("vocabulary", difference), ("children", None)):
-        row = compare(peer, lambda which=normalization: tree(which), pairs)  # type: ignore[misc]
-        rows.append({"name": f"beam tree over {normalization}, {title}", **row, "score_difference": known})
+        times = alternate(peer, lambda which=normalization: tree(which), pairs)  # type: ignore[misc]
+        row = speedup(f"beam tree over {normalization}, {title}", TARGET, times)
+        rows.append(row | conditions(("torch", "transformers"), torch.get_num_threads()) | {"score_difference": known})
     return rows
 
 
@@ -155,24 +149,9 @@ def largest_difference(tokens: Tensor, scores: Tensor, beams: Beams) -> float:
     return worst
 
 
-def compare(peer: Callable[[], Any], subject: Callable[[], Any], pairs: int) -> dict[str, Any]:
+def alternate(peer: Callable[[], Any], subject: Callable[[], Any], pairs: int) -> list[tuple[float, float]]:
     """Time both in turn; the subject's time is the median of five runs, as one takes milliseconds."""
-    times = [(seconds(peer), statistics.median(seconds(subject) for _ in range(5))) for _ in range(pairs)]
-    ratios = [slow / fast for slow, fast in times]
-    return {
-        "target": TARGET,
-        "measured": statistics.median(ratios),
-        "spread": [min(ratios), max(ratios)],
-        "pairs": pairs,
-        "seconds": [statistics.median(column) for column in zip(*times)],
-        "hardware": {"cpu": cpu_model(), "threads": torch.get_num_threads()},
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-        "command": shlex.join(["OMP_NUM_THREADS=1", "python", *sys.argv]),
-    }
+    return [(seconds(peer), statistics.median(seconds(subject) for _ in range(5))) for _ in range(pairs)]
 
 
 def seconds(run: Callable[[], Any]) -> float:
@@ -203,12 +182,6 @@ def build_items() -> np.ndarray:
     drawn = rng.integers(0, CODES, (2 * ITEMS, len(CODES)))
     distinct = np.unique(drawn + 10 + np.cumsum((0, *CODES[:-1])), axis=0)
     return rng.permutation(distinct)[:ITEMS]
-
-
-def cpu_model() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

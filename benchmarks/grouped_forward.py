@@ -10,18 +10,12 @@ the figure is the median of the pairs' ratios. Before timing, log-probs and grad
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import shlex
-import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
+from common import argument_parser, conditions, speedup, write_rows
 from torch import Tensor
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
@@ -48,15 +42,13 @@ def main() -> None:
             f"{row['seconds'][0]:.3f} s dense, {row['seconds'][1]:.3f} s grouped); log-probs differ by "
             f"{row['logprob_difference']:.0e}, gradients by {row['gradient_difference']:.0e}"
         )
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(rows, indent=2) + "\n")
+    write_rows(arguments.out, rows)
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__file__, __doc__)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--pairs", type=int, default=15, help="for the nano model; the larger one gets a fifth")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "grouped_forward.json")
     return parser.parse_args()
 
 
@@ -104,23 +96,11 @@ def compare(
     assert difference < 1e-5, difference
     assert gradient_difference < 1e-4, gradient_difference
     times = [(seconds(model, dense), seconds(model, grouped)) for _ in range(pairs)]
-    ratios = [slow / fast for slow, fast in times]
     return {
-        "name": f"{name} ({model.num_parameters() / 1e6:.1f}M parameters, {SHAPE})",
-        "target": None,
-        "measured": statistics.median(ratios),
-        "spread": [min(ratios), max(ratios)],
-        "pairs": pairs,
-        "seconds": [statistics.median(column) for column in zip(*times)],
+        **speedup(f"{name} ({model.num_parameters() / 1e6:.1f}M parameters, {SHAPE})", None, times),
         "logprob_difference": difference,
         "gradient_difference": gradient_difference,
-        "hardware": {"cpu": cpu_model(), "threads": torch.get_num_threads()},
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-        "command": shlex.join(["OMP_NUM_THREADS=1", "python", *sys.argv]),
+        **conditions(("torch", "transformers"), torch.get_num_threads()),
     }
 
 
@@ -161,12 +141,6 @@ def build_batch() -> tuple[GroupBatch, Trie]:
     prompts = torch.randint(5, VOCABULARY, (NUM_PROMPTS, PROMPT_TOKENS))
     batch = GroupBatch(prompts, torch.ones_like(prompts), completions, torch.ones_like(completions))
     return batch, Trie.build(items.numpy(), end_token=None)
-
-
-def cpu_model() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

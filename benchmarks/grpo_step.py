@@ -11,21 +11,16 @@ of the turns' ratios.
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import statistics
-import sys
 import tempfile
 import time
 import warnings
-from importlib import metadata
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
+from common import argument_parser, conditions, speedup, write_rows
 from datasets import Dataset
 from transformers import PrinterCallback, Qwen2Config, Qwen2ForCausalLM, TrainerCallback, TrainingArguments
 from transformers.utils import logging as transformers_logging
@@ -157,29 +152,14 @@ def trl_step(size: str, levels: int) -> float:
 
 def measure(size: str, levels: int, turns: int) -> dict[str, Any]:
     pairs = [(trl_step(size, levels), rlkit_step(size, levels)) for _ in range(turns)]
-    ratios = [theirs / ours for theirs, ours in pairs]
     theirs, ours = (statistics.median(column) for column in zip(*pairs))
-    return {
-        "name": f"GRPO step, {size} parameters, G={G}, P={P}, C={levels}: TRL {theirs:.3f} s / rlkit {ours:.3f} s",
-        "target": TARGET,
-        "measured": statistics.median(ratios),
-        "spread": [min(ratios), max(ratios)],
-        "hardware": {"cpu": _cpu(), "threads": torch.get_num_threads()},
-        "versions": {name: metadata.version(name) for name in ("torch", "transformers", "trl")}
-        | {"python": platform.python_version()},
-        "command": f"OMP_NUM_THREADS=1 python benchmarks/{Path(__file__).name}",
-    }
-
-
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    name = f"GRPO step, {size} parameters, G={G}, P={P}, C={levels}: TRL {theirs:.3f} s / rlkit {ours:.3f} s"
+    return speedup(name, TARGET, pairs) | conditions(("torch", "transformers", "trl"), torch.get_num_threads())
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__file__, __doc__)
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "grpo_step.json")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     transformers_logging.set_verbosity_error()
@@ -194,9 +174,8 @@ def main() -> None:
                 f"({row['spread'][0]:.1f} to {row['spread'][1]:.1f}; target >= {TARGET:g}x)",
                 flush=True,
             )
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(rows, indent=2) + "\n")
+    write_rows(arguments.out, rows)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -9,18 +9,17 @@ script lies beside the interpreter.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import shlex
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from common import argument_parser, conditions, figures, write_rows
 
 # name -> (arguments of rlkit, seconds allowed, arguments of trl that are the same)
 COMMANDS: dict[str, tuple[list[str], float, list[str]]] = {
@@ -47,14 +46,12 @@ def main() -> None:
         peer = f"; trl: {row['peer_measured']:.2f} s" if "peer_measured" in row else ""
         spread = f"{low:.2f} to {high:.2f}; target <= {row['target']} s"
         print(f"{row['name']}: {row['measured']:.3f} s ({spread}{peer})")
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(rows, indent=2) + "\n")
+    write_rows(arguments.out, rows)
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__file__, __doc__)
     parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "startup.json")
     return parser.parse_args()
 
 
@@ -84,33 +81,12 @@ def row(name: str, pairs: list[tuple[float, float | None]]) -> dict[str, Any]:
     own = [pair[0] for pair in pairs]
     peer = [pair[1] for pair in pairs if pair[1] is not None]
     return {
-        "name": name,
+        **figures(name, COMMANDS[name][1], own),
         "unit": "seconds",
-        "target": COMMANDS[name][1],
-        "measured": statistics.median(own),
-        "spread": [min(own), max(own)],
         "rounds": len(own),
         **({"peer": shlex.join(["trl", *COMMANDS[name][2]]), "peer_measured": statistics.median(peer)} if peer else {}),
-        "hardware": {"cpu": cpu_model(), "threads": 1},
-        "versions": versions("rlkit", "typer", "pydantic", "trl", "transformers"),
-        "command": shlex.join(["OMP_NUM_THREADS=1", "python", *sys.argv]),
+        **conditions(("rlkit", "typer", "pydantic", "trl", "transformers"), threads=1),
     }
-
-
-def versions(*packages: str) -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-def cpu_model() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

@@ -11,17 +11,13 @@ other load on the machine does not stretch).
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import shlex
 import statistics
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from common import argument_parser, conditions, figures, write_rows
 from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -43,14 +39,12 @@ def main() -> None:
     for row in rows:
         low, high = row["spread"]
         print(f"{row['name']}: {row['measured']:.3g} ({low:.3g} to {high:.3g}; target <= {row['target']:.3g})")
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(rows, indent=2) + "\n")
+    write_rows(arguments.out, rows)
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__file__, __doc__)
     parser.add_argument("--pairs", type=int, default=25)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "trie.json")
     return parser.parse_args()
 
 
@@ -115,15 +109,7 @@ class Run:
 
 
 def result(name: str, target: float, values: list[float]) -> dict[str, Any]:
-    return {
-        "name": name,
-        "target": target,
-        "measured": statistics.median(values),
-        "spread": [min(values), max(values)],
-        "hardware": {"cpu": cpu_model(), "threads": torch.get_num_threads()},
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-        "command": shlex.join(["OMP_NUM_THREADS=1", "python", *sys.argv]),
-    }
+    return figures(name, target, values) | conditions(("torch", "numpy"), torch.get_num_threads())
 
 
 def build_items(items: int, codes: tuple[int, ...]) -> np.ndarray:
@@ -131,12 +117,6 @@ def build_items(items: int, codes: tuple[int, ...]) -> np.ndarray:
     rng = np.random.default_rng(0)
     drawn = rng.integers(0, codes, (int(1.2 * items), len(codes))) + np.cumsum((0, *codes[:-1]))
     return rng.permutation(np.unique(drawn, axis=0))[:items]
-
-
-def cpu_model() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":
