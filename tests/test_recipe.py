@@ -666,10 +666,19 @@ def test_a_smoke_recipe_is_tiny_valid_and_keeps_its_stages(load):
     assert smoke_recipe(smoke_recipe(loaded)).recipe == tiny
 
 
-@pytest.mark.parametrize("processes", [1, 2, 3, 8])
-def test_smoke_batches_divide_for_any_number_of_processes(load, processes):
+@pytest.mark.parametrize(
+    ("processes", "batch_size", "micro_batch_size"),
+    [(1, 4, 2), (2, 4, 1), (3, 3, 1), (8, 8, 1)],  # about 4 prompts, as many for every process; halves where it was cut
+)
+def test_smoke_batches_divide_for_any_number_of_processes(load, processes, batch_size, micro_batch_size):
     sizes = (f"stages.{stage}.train.batch_size=48" for stage in ("sft", "grpo"))
-    smoke_recipe(load(RECIPE, f"engine.processes={processes}", *sizes, "stages.sft.train.micro_batch_size=2"))
+    more = ("stages.sft.train.micro_batch_size=2", "stages.grpo.algorithm.rollout_batch_size=144")
+    tiny = smoke_recipe(load(RECIPE, f"engine.processes={processes}", *sizes, *more)).recipe
+    sft, grpo = tiny.stages["sft"], tiny.stages["grpo"]
+    assert (tiny.engine.processes, batch_size % processes) == (processes, 0)
+    assert (sft.train.batch_size, grpo.train.batch_size) == (batch_size, batch_size)
+    assert sft.train.micro_batch_size == micro_batch_size
+    assert grpo.algorithm.rollout_batch_size == 2 * batch_size  # several updates, as 144 / 48
 
 
 def test_smoke_leaves_a_given_model_and_smaller_values_alone(load):
