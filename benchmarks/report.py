@@ -22,10 +22,14 @@ of the machine, ratios much less.
 
 def main() -> None:
     """Write the file."""
+    (HERE / "RESULTS.md").write_text(results_text(HERE / "results"), encoding="utf-8")
+
+
+def results_text(folder: Path) -> str:
+    """Return the report of a folder of results: for each file where it was measured, and a table of its rows."""
     lines = [HEADER]
-    for path in sorted((HERE / "results").glob("*.json")):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        rows = content if isinstance(content, list) else [content]
+    for path in sorted(folder.glob("*.json")):
+        rows = json.loads(path.read_text(encoding="utf-8"))
         lines += [
             f"\n## {path.stem}\n",
             _place(rows[0]),
@@ -34,7 +38,7 @@ def main() -> None:
             "| --- | --- | --- | --- | --- |",
         ]
         lines += [_row(row, "<=" if path.stem in AT_MOST else ">=") for row in rows]
-    (HERE / "RESULTS.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return "\n".join(lines) + "\n"
 
 
 def _place(row: dict[str, Any]) -> str:
