@@ -103,7 +103,7 @@ class Teacher:
             start, stop = self.matrix.indptr[item], self.matrix.indptr[item + 1]
             past[self.matrix.indices[start:stop]] += self.matrix.data[start:stop]
         if self.power != 1.0:
-            rows **= self.power
+            rows = (rows / rows.max(axis=1, keepdims=True)) ** self.power  # else a high power makes all of them 0
         sums = np.zeros((len(items), len(self.prior) + 1))
         np.cumsum(rows[:, self.order], axis=1, out=sums[:, 1:])
         return sums / sums[:, -1:]

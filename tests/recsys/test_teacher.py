@@ -57,6 +57,13 @@ def test_a_power_above_one_sharpens_items_before_they_are_summed() -> None:
     assert soft([0, 1], power=2.0)[3].tolist() == pytest.approx([0.36 / 0.37, 0.01 / 0.37])
 
 
+def test_a_high_power_leaves_finite_targets() -> None:
+    # .1 to the power of 60 is 0 in float32: the first item's even prior must stay even, and a winner take all.
+    targets = soft([0, 1], power=60.0)
+    assert targets[0].tolist() == pytest.approx([0.5, 0.5])
+    assert targets[3].tolist() == pytest.approx([1.0, 0.0])
+
+
 def test_a_rows_own_count_is_left_out() -> None:
     # Two events behind 0: the row 0 -> 1 is one of them; without it 1 has .6 - 1/2 = .1 of (.1, .1, .6, .1), .9 in all.
     targets = soft([0, 1], totals=np.array([2.0, 1.0, 0.0, 0.0]))
