@@ -165,7 +165,7 @@ class TrainSequences(Dataset):
         if index >= len(self.windows):
             assert self.transitions is not None
             sequence = self.windows[random.integers(len(self.windows))]
-            start = sequence[: random.integers(1, len(sequence))]
+            start = sequence[: random.integers(1, max(len(sequence), 2))]  # one item is all of it
             return self._encode(self.transitions.walk(start, self.augment.walk_steps, random))
         sequence = self.windows[index]
         if random.random() < self.augment.item_dropout:

@@ -93,3 +93,8 @@ def test_walks_join_every_epoch() -> None:
     data = train(AugmentSettings(walks=7, walk_steps=2))
     assert len(data) == len(data.lengths) == 40 + 7
     assert data[0, 40]["input_ids"].tolist() != data[1, 40]["input_ids"].tolist() or data[2, 41] is not None
+
+
+def test_a_walk_from_a_sequence_of_one_item_goes_on_from_it() -> None:
+    data = TrainSequences([[0], [0, 1]], ITEMS, AugmentSettings(walks=8, walk_steps=1), window=20, seed=0)
+    assert {len(data[0, index]["input_ids"]) for index in range(2, 10)} == {4}  # the beginning, item 0 and item 1
