@@ -422,6 +422,24 @@ def test_weight_decay_and_a_frozen_backbone_are_refused_in_every_stage_that_trai
     ]
 
 
+def test_a_teacher_and_log_probs_over_the_vocabulary_are_refused(load):
+    (problem,) = load.problems(RECIPE, "domain.normalization=vocabulary", "domain.augment.teacher=1")
+    assert "augment.teacher needs normalization children" in problem
+
+
+@pytest.mark.parametrize(
+    ("k", "expected"), [("[]", "k"), ("[0, 5]", "k"), ("[20, 50]", "num_beams 10 is below every k, got [20, 50]")]
+)
+def test_an_evaluation_without_a_cut_off_that_can_be_measured_is_refused(load, k, expected):
+    (problem,) = load.problems(RECIPE, f"stages.evaluate.k={k}", "stages.evaluate.num_beams=10")
+    assert expected in problem
+
+
+def test_smoke_beams_stay_wide_enough_for_the_lowest_cut_off(load):
+    tiny = smoke_recipe(load(RECIPE, "stages.evaluate.k=[20, 50]"))
+    assert tiny.recipe.stages["evaluate"].num_beams == 20
+
+
 def test_an_algorithm_of_another_domains_records_is_refused():
     class PreferencesSettings(Settings):
         """Learn from preferences."""

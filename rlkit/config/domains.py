@@ -74,6 +74,15 @@ class RecommendationSettings(Settings):
             return {**values, "data": {"type": "minionerec" if "path" in data else "demo", **data}}
         return values
 
+    @model_validator(mode="after")
+    def _teacher_has_a_tree(self) -> RecommendationSettings:
+        if self.augment.teacher and self.normalization == "vocabulary":
+            raise ValueError(
+                "augment.teacher needs normalization children (its targets are shares of what may follow); "
+                "set the teacher to 0, or leave normalization out"
+            )
+        return self
+
     @field_validator("tasks")
     @classmethod
     def _every_task_once(cls, tasks: tuple[TaskSettings, ...]) -> tuple[TaskSettings, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rlkit.component import Settings, Slot
 from rlkit.config.train import TrainSettings
@@ -44,7 +44,7 @@ class EvaluateStageSettings(Settings):
     """The rows that are ranked."""
     num_beams: int = Field(50, ge=1)
     """How wide the beam is."""
-    k: tuple[int, ...] = (1, 3, 5, 10, 20, 50)
+    k: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 3, 5, 10, 20, 50), min_length=1)
     """The cut-offs of HR@K and NDCG@K; those above ``num_beams`` are left out."""
     batch_size: int = Field(32, ge=1)
     """Prompts that are decoded together."""
@@ -54,3 +54,11 @@ class EvaluateStageSettings(Settings):
     """Leave out items that the user already has."""
     baselines: bool = True
     """Fit popularity, transitions and item-kNN on train, choose on valid, and show them in the same table."""
+
+    @model_validator(mode="after")
+    def _some_k_is_listed(self) -> EvaluateStageSettings:
+        if min(self.k) > self.num_beams:
+            raise ValueError(
+                f"num_beams {self.num_beams} is below every k, got {list(self.k)}; rank at least {min(self.k)}"
+            )
+        return self

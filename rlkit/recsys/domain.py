@@ -110,12 +110,25 @@ class RecommendationDomain:
         """Take a SID table.
 
         Raises:
-            ModelError: it was made for a catalog of another size.
+            ModelError: it was made for a catalog of another size or with other given semantic IDs, or normalizes over
+                what may follow where the recipe asks for the vocabulary.
         """
         if len(semantic_ids.tokens) != len(self.data.items):
             raise ModelError(
                 f"semantic IDs: made for {len(semantic_ids.tokens)} items, but the catalog has {len(self.data.items)}; "
                 "use the data that the model was trained on"
+            )
+        given = self.data.semantic_ids
+        if semantic_ids.method == "given" and given is not None and semantic_ids.tokens != given:
+            item = next(item for item, pair in enumerate(zip(semantic_ids.tokens, given)) if pair[0] != pair[1])
+            raise ModelError(
+                f"semantic IDs: item {self.data.items[item].key!r} is {''.join(given[item])!r} in the data, but got "
+                f"{''.join(semantic_ids.tokens[item])!r} beside the model; use the data that the model was trained on"
+            )
+        if (semantic_ids.normalization, self.settings.normalization) == ("children", "vocabulary"):
+            raise ModelError(
+                f"domain.normalization: the model's {SEMANTIC_IDS_FILE} says 'children', got 'vocabulary'; leave "
+                "it out, or start from another model"
             )
         self.semantic_ids = semantic_ids
 
@@ -202,10 +215,19 @@ class RecommendationDomain:
         )
 
     def _teacher(self) -> Teacher | None:
-        """Fit the counting teacher, if it is asked for."""
+        """Fit the counting teacher, if it is asked for.
+
+        Raises:
+            ModelError: the SID table says that log-probs are normalized over the vocabulary.
+        """
         augment = self.settings.augment
         if not augment.teacher:
             return None
+        if self.normalization != "children":
+            raise ModelError(
+                f"domain.augment.teacher: the model's {SEMANTIC_IDS_FILE} normalizes over another set than what may "
+                f"follow, got {self.normalization!r}; set the teacher to 0, or start from another model"
+            )
         return Teacher(fit_counts(self.data, self.ids.sid_of_item), self.constraint, augment.teacher_power)
 
     @property

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 from toys import tiny_job, tiny_recipe
 
+from rlkit.config.domains import AugmentSettings
+from rlkit.errors import ModelError
 from rlkit.recsys.domain import RecommendationDomain
 from rlkit.recsys.prompts import render_history
+from rlkit.recsys.semantic_ids import SemanticIds
 
 
 def domain(folder: Path, template: str) -> RecommendationDomain:
@@ -63,3 +66,25 @@ def test_every_record_knows_its_source_and_carries_its_own_target(tmp_path: Path
         assert prompt.answer == built.sid(row.target)
         assert prompt.source == row.source
     assert len({prompt.key for prompt in built.prompts("train")}) == len(built.data.splits["train"])
+
+
+def test_a_table_of_another_catalog_or_another_normalization_is_refused(tmp_path: Path) -> None:
+    built = domain(tmp_path, "compact")
+    tokens, count = built.ids.tokens, len(built.data.items)
+    built.data = replace(built.data, semantic_ids=tokens)
+    built.use(SemanticIds(tokens))
+    with pytest.raises(ModelError, match="use the data that the model was trained on"):
+        built.use(SemanticIds(tokens[:-1]))
+    with pytest.raises(ModelError, match=f"item {built.data.items[0].key!r} is .* in the data, but got '<other>'"):
+        built.use(SemanticIds((("<other>",), *tokens[1:count])))
+    built.settings = built.settings.model_copy(update={"normalization": "vocabulary"})
+    with pytest.raises(ModelError, match="says 'children', got 'vocabulary'"):
+        built.use(SemanticIds(tokens))
+
+
+def test_a_teacher_is_refused_where_the_models_table_normalizes_over_the_vocabulary(tmp_path: Path) -> None:
+    built = domain(tmp_path, "compact")
+    built.use(built.ids.with_normalization("vocabulary"))
+    built.settings = built.settings.model_copy(update={"augment": AugmentSettings(teacher=1.0)})
+    with pytest.raises(ModelError, match=r"domain.augment.teacher: .* got 'vocabulary'"):
+        built.train_sequences()
