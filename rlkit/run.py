@@ -48,11 +48,11 @@ def run(
         if name is not None and name not in names:
             raise RunError(f"{flag}: no stage is called {name!r}{did_you_mean(name, names)}")
     directory = RunDirectory(out)
+    inputs = stage_inputs(recipe, registry, directory)  # reads the data: nothing is deleted where that fails
     if fresh and directory.manifest_path.is_file():
         shutil.rmtree(out)
     for name in names[names.index(from_stage) :] if from_stage else ():
         directory.remove(name)
-    inputs = stage_inputs(recipe, registry, directory)
     done = {name for name in names if directory.finished(name, inputs[name])}
     directory.open(resolved_yaml(recipe), recipe.seed, registry.packages())
     _log_to(directory)
@@ -81,7 +81,7 @@ def _events(recipe: Recipe, registry: Registry, directory: RunDirectory) -> Iter
 
 def _run_stage(job: Job, inputs: str) -> None:
     _say(f"{job.stage}: starts")
-    job.folder.mkdir(parents=True, exist_ok=True)
+    job.run.begin(job.stage, inputs)
     started = time.monotonic()
     trains = "policy" in job.settings.produces
     artefacts = job.engine.launch(job.run.path, job.stage) if trains and job.engine.needs_workers else execute(job)

@@ -19,6 +19,9 @@ from typing import Any
 
 from rlkit.errors import RunError
 
+INPUTS = "inputs"
+"""In a stage's folder: the hash of the inputs that it was begun for."""
+
 PACKAGES = ("rlkit", "torch", "transformers", "trl", "accelerate", "peft", "deepspeed", "numpy", "scikit-learn")
 
 
@@ -72,17 +75,29 @@ class RunDirectory:
         """Return whether the stage is finished for these inputs.
 
         Raises:
-            RunError: it was finished for other inputs.
+            RunError: it was finished, or begun up to a checkpoint, for other inputs.
         """
         entry = self.manifest()["stages"].get(stage)
-        if entry is None:
-            return False
-        if entry["inputs"] != inputs:
+        if (entry["inputs"] if entry else self._begun(stage) or inputs) != inputs:
             raise RunError(
                 f"{self.path}: stage {stage!r} was made with other settings or data; "
                 f"redo it with --from {stage}, start over with --fresh, or choose another --out"
             )
-        return True
+        return entry is not None
+
+    def begin(self, stage: str, inputs: str) -> None:
+        """Note for which inputs a stage begins; leftovers of other ones, which hold no checkpoint, are deleted."""
+        folder = self.stage(stage)
+        if (folder / INPUTS).is_file() and (folder / INPUTS).read_text(encoding="utf-8") != inputs:
+            self.remove(stage)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / INPUTS, inputs)
+
+    def _begun(self, stage: str) -> str | None:
+        """Return the inputs of a stage that has a checkpoint to go on from."""
+        begun, checkpoints = self.stage(stage) / INPUTS, self.stage(stage) / "checkpoints"
+        there = begun.is_file() and any(checkpoints.glob("checkpoint-*"))
+        return begun.read_text(encoding="utf-8") if there else None
 
     def finish(self, stage: str, inputs: str, artefacts: Mapping[str, Any], seconds: float) -> None:
         """Record a finished stage."""

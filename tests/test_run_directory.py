@@ -88,6 +88,19 @@ def test_other_inputs_are_refused_by_the_name_of_the_stage(directory: RunDirecto
         directory.finished("sft", "inputs-2")
 
 
+def test_a_stage_that_was_interrupted_goes_on_for_the_inputs_that_it_was_begun_with_alone(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "run")
+    directory.begin("grpo", "inputs-1")
+    (directory.stage("grpo") / "leftover").touch()
+    assert not directory.finished("grpo", "inputs-2"), "without a checkpoint there is nothing to lose"
+    directory.begin("grpo", "inputs-2")
+    assert not (directory.stage("grpo") / "leftover").exists()
+    (directory.stage("grpo") / "checkpoints" / "checkpoint-5").mkdir(parents=True)
+    assert not directory.finished("grpo", "inputs-2")
+    with pytest.raises(RunError, match="stage 'grpo' was made with other settings or data; redo it with --from grpo"):
+        directory.finished("grpo", "inputs-3")
+
+
 @pytest.mark.parametrize("text", ["", '{"stages": {', "not json"])
 def test_a_damaged_manifest_is_named_and_not_taken_for_a_new_run(text: str, directory: RunDirectory) -> None:
     directory.manifest_path.write_text(text)
