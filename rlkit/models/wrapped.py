@@ -107,6 +107,13 @@ class WrappedTrainer(Trainer):
             key: value.to(self.args.device) if isinstance(value, Tensor) else value for key, value in inputs.items()
         }
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # The default takes a step too many when it goes on from the checkpoint of the last one.
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
+        else:
+            self.control.should_training_stop = True
+
     def floating_point_ops(self, inputs: Any) -> int:
         """Return 0: the batches are ours, and nobody reads the estimate."""
         return 0
