@@ -173,7 +173,7 @@ class PolicyTrainer(WrappedTrainer):
         batch = self.buffer.pop(0)
         counts = torch.stack([batch.num_tokens, batch.num_completions]).float().to(device)
         parts = [_part(batch, rows) for rows in torch.arange(len(batch)).tensor_split(num_batches)]
-        return parts, global_sum(counts)
+        return parts, global_sum(counts).clamp_min(1)  # where all groups are filtered out, 0 / 0 would be nan
 
     @torch.no_grad()
     def _collect(self) -> list[GroupBatch]:
@@ -215,12 +215,12 @@ class PolicyTrainer(WrappedTrainer):
         return batch
 
     def _logprobs(self, model: Any, batch: GroupBatch) -> Tensor:
-        """Return (B, G, C) log-probs, a micro-batch at a time."""
+        """Return (B, G, C) log-probs, a micro-batch at a time: as many on every rank, as ZeRO-3 has to have it."""
         width = batch.mask.shape[-1]
         parts = []
         with self.compute_loss_context_manager():
-            for rows in torch.arange(len(batch)).split(self.args.per_device_train_batch_size):
-                part = model(batch.select(rows), with_entropy=False).logprobs
+            for rows in torch.arange(len(batch)).tensor_split(self.args.gradient_accumulation_steps):
+                part = model(_part(batch, rows), with_entropy=False).logprobs[: len(rows)]
                 parts.append(torch.nn.functional.pad(part, (0, width - part.shape[-1])))
         return torch.cat(parts)
 

@@ -227,3 +227,37 @@ def test_the_starting_model_is_kept_where_no_checkpoint_beats_it_on_valid(tmp_pa
     built.evaluate = lambda *args, **kwargs: {"eval_ndcg@10": 1.0 if built.state.global_step == 0 else 0.5}  # type: ignore[method-assign]
     built.train()
     assert torch.equal(weights(built), start)
+
+
+def test_steps_whose_groups_are_all_filtered_out_have_a_loss_of_zero(tmp_path: Path) -> None:
+    built = trainer(tmp_path, zero_signal="drop", rewards=[{"type": "item_match", "weight": 0.0}])
+    before = weights(built).clone()
+    built.train()
+    assert [row["loss"] for row in built.state.log_history if "loss" in row] == [0.0] * 4
+    assert torch.equal(weights(built), before)
+
+
+def test_all_ranks_take_as_many_forwards_for_old_logprobs_however_few_groups_they_keep(tmp_path: Path) -> None:
+    built = trainer(tmp_path, train={"micro_batch_size": 2})  # 4 micro-batches a step
+    built.model.eval()
+    batch = built.collector.collect(built.model.lm, 0, 0, 8).rollouts.batch
+    calls = []
+
+    def counted(*args, **kwargs):
+        calls.append(args)
+        return built.model(*args, **kwargs)
+
+    with torch.no_grad():
+        whole = built._logprobs(built.model, batch)
+        few = built._logprobs(counted, batch.select([0, 1, 2]))
+    assert len(calls) == 4
+    assert torch.allclose(few, whole[:3, :, : few.shape[-1]], atol=1e-5)
+
+
+def test_going_on_from_the_last_steps_checkpoint_takes_no_further_step(tmp_path: Path) -> None:
+    first = trainer(tmp_path, train={"max_steps": 4})
+    first.train()
+    again = trainer(tmp_path, train={"max_steps": 4})
+    again.train(resume_from_checkpoint=str(again.args.output_dir) + "/checkpoint-4")
+    assert again.state.global_step == 4
+    assert torch.equal(weights(again), weights(first))
