@@ -15,8 +15,9 @@ from rlkit.errors import RunError
 from rlkit.ops.bootstrap import PAIRED_TEST, PairedDifference, paired_differences
 from rlkit.ops.ranking import MISSING, Ranks, metric_values
 
-EVAL_FILE = "evaluate/eval.json"
-RANKED_FILE = "evaluate/ranked.jsonl"
+FOLDER = "evaluate"
+EVAL_FILE = "eval.json"
+RANKED_FILE = "ranked.jsonl"
 _ITEM = "item/"
 _IDENTITY = ("source", "user", "target")
 
@@ -63,6 +64,10 @@ class _Ranked:
 def compare_runs(run_a: Path, run_b: Path) -> Comparison:
     """Compare the evaluations of two runs, row by row.
 
+    Args:
+        run_a: a run directory, or the folder of one of its evaluations.
+        run_b: another one; differences are ``run_b`` minus ``run_a``.
+
     Raises:
         RunError: an evaluation is missing or damaged, or the two rank for different rows.
     """
@@ -79,9 +84,18 @@ def compare_runs(run_a: Path, run_b: Path) -> Comparison:
     return Comparison(*_names(run_a, run_b), len(users), len(np.unique(users)), compared, same_sids)
 
 
+def _folder(run: Path) -> Path:
+    """Return where the evaluation lies: the folder itself, ``evaluate``, or the only one that a run has."""
+    if (run / EVAL_FILE).is_file():
+        return run
+    found = [path.parent for path in run.glob(f"*/{EVAL_FILE}")]
+    return found[0] if len(found) == 1 else run / FOLDER
+
+
 def _read(run: Path) -> _Ranked:
-    measured = _read_metrics(run / EVAL_FILE)
-    path = run / RANKED_FILE
+    folder = _folder(run)
+    measured = _read_metrics(folder / EVAL_FILE)
+    path = folder / RANKED_FILE
     ks = tuple(sorted(int(name.partition("@")[2]) for name in measured if re.fullmatch(r"hit_rate@\d+", name)))
     ranked = _Ranked(path, ks, _read_rows(path))
     for name, value in ranked.values.items():

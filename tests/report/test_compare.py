@@ -70,6 +70,13 @@ def test_a_run_does_not_differ_from_itself(tmp_path: Path) -> None:
         assert (paired.difference, paired.p) == (0, 1)
 
 
+def test_an_evaluation_is_found_by_its_own_folder_and_under_the_name_of_its_stage(tmp_path: Path) -> None:
+    a, b = write_run(tmp_path / "a", rank(4)), write_run(tmp_path / "b", rank(3))
+    expected = compare_runs(a, b).metrics
+    final = (b / "evaluate").rename(b / "final")
+    assert compare_runs(a, b).metrics == compare_runs(a, final).metrics == expected
+
+
 def test_only_cut_offs_that_both_runs_have_are_compared(tmp_path: Path) -> None:
     a, b = write_run(tmp_path / "a", rank(4), (1, 2, 4)), write_run(tmp_path / "b", rank(3), (2, 3))
     assert {name.partition("@")[2] for name in compare_runs(a, b).metrics} == {"2"}
