@@ -163,6 +163,8 @@ def _log_to(directory: RunDirectory) -> None:
         logger.removeHandler(old)
         old.close()
     logger.addHandler(handler)
+    if logging.lastResort:
+        logger.addHandler(logging.lastResort)  # warnings reach the terminal too
 
 
 def _say(text: str) -> None:

@@ -440,6 +440,16 @@ def test_smoke_beams_stay_wide_enough_for_the_lowest_cut_off(load):
     assert tiny.recipe.stages["evaluate"].num_beams == 20
 
 
+@pytest.mark.parametrize(
+    ("template", "setting", "ignored"),
+    [("instruct", "augment.walks=5", "augment"), ("compact", "tasks=[{weight: 2}]", "tasks[].weight")],
+)
+def test_settings_that_the_chosen_template_would_ignore_are_refused(load, template, setting, ignored):
+    load(RECIPE, f"domain.{setting}")
+    (problem,) = load.problems(RECIPE, f"domain.template={template}", f"domain.{setting}")
+    assert f"template {template} does not use {ignored}; leave out what it ignores" in problem
+
+
 def test_an_algorithm_of_another_domains_records_is_refused():
     class PreferencesSettings(Settings):
         """Learn from preferences."""

@@ -23,7 +23,7 @@ class SFTSettings(Settings):
     )
 
     max_tokens: int = Field(512, ge=8)
-    """Longer examples are cut on the left, so that the answer stays."""
+    """Demonstrations (instruct template, chat): longer ones are cut on the left, so that the answer stays."""
     packing: bool = False
     """Instruct template: pack several examples into a row (TRL)."""
 

@@ -34,7 +34,7 @@ class TaskSettings(Settings):
     name: Literal["sid_history_to_sid"] = "sid_history_to_sid"
     """From the semantic IDs of the history to the semantic ID of the next item."""
     weight: float = Field(1.0, gt=0)
-    """Rows of the task are repeated (or thinned) by this factor."""
+    """Instruct template: SFT rows of the task are repeated (or thinned) by this factor."""
 
 
 class RecommendationSettings(Settings):
@@ -82,6 +82,20 @@ class RecommendationSettings(Settings):
                 "set the teacher to 0, or leave normalization out"
             )
         return self
+
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> RecommendationSettings:
+        if self.template != "auto" and (ignored := self.ignored(self.template)):
+            raise ValueError(
+                f"template {self.template} does not use {' and '.join(ignored)}; leave out what it ignores"
+            )
+        return self
+
+    def ignored(self, template: str) -> list[str]:
+        """Return the settings that differ from their defaults but mean nothing under a template."""
+        if template == "instruct":
+            return ["augment"] if self.augment != AugmentSettings() else []
+        return ["tasks[].weight"] if any(task.weight != 1 for task in self.tasks) else []
 
     @field_validator("tasks")
     @classmethod

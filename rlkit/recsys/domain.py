@@ -7,6 +7,7 @@ tokenizer (``bind``: the trie and the prompts).
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +34,8 @@ from rlkit.recsys.sequences import ItemTokens, TargetSequences, TrainSequences
 from rlkit.recsys.teacher import Teacher, fit_counts
 from rlkit.recsys.trie import Trie
 from rlkit.run_directory import content_hash, write_atomically
+
+logger = logging.getLogger("rlkit")
 
 SEMANTIC_IDS_FILE = "semantic_ids.json"
 PROMPT_FILE = "prompt.json"
@@ -201,6 +204,8 @@ class RecommendationDomain:
 
     def train_sequences(self) -> TrainSequences | None:
         """Return whole user sequences for the compact template; None: the template has none."""
+        if ignored := self.settings.ignored(self.template):
+            logger.warning("domain: the %s template ignores %s", self.template, " and ".join(ignored))
         if self.template != "compact":
             return None
         sequences = [items for _, items in user_sequences(self.data.splits["train"])]

@@ -88,3 +88,10 @@ def test_a_teacher_is_refused_where_the_models_table_normalizes_over_the_vocabul
     built.settings = built.settings.model_copy(update={"augment": AugmentSettings(teacher=1.0)})
     with pytest.raises(ModelError, match=r"domain.augment.teacher: .* got 'vocabulary'"):
         built.train_sequences()
+
+
+def test_what_the_models_template_ignores_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    built = domain(tmp_path, "instruct")
+    built.settings = built.settings.model_copy(update={"augment": AugmentSettings(walks=5)})
+    assert built.train_sequences() is None
+    assert caplog.messages == ["domain: the instruct template ignores augment"]
