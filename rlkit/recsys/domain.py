@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -49,14 +49,24 @@ def recommendation_domain(settings: RecommendationSettings, job: Job) -> Recomme
     template: Any = settings.template
     if template == "auto":
         known = base / PROMPT_FILE if base else None
-        template = (
-            json.loads(known.read_text())["template"]
-            if known and known.is_file()
-            else "instruct"
-            if base
-            else "compact"
-        )
+        template = _read_template(known) if known and known.is_file() else "instruct" if base else "compact"
     return RecommendationDomain(settings, job.registry, job.seed, template, base, job.run.path)
+
+
+def _read_template(path: Path) -> Template:
+    """Return the template that a model was trained with.
+
+    Raises:
+        ModelError: the file is damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path}: not valid JSON: {error}; set domain.template, or take a whole model") from error
+    template: Any = content.get("template") if isinstance(content, dict) else None
+    if template not in get_args(Template):
+        raise ModelError(f"{path}: no template of rlkit, got {template!r}; set domain.template, or take a whole model")
+    return template
 
 
 class RecommendationDomain:

@@ -95,3 +95,12 @@ def test_what_the_models_template_ignores_is_said(tmp_path: Path, caplog: pytest
     built.settings = built.settings.model_copy(update={"augment": AugmentSettings(walks=5)})
     assert built.train_sequences() is None
     assert caplog.messages == ["domain: the instruct template ignores augment"]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"template": "other"}'])
+def test_a_damaged_note_of_a_models_template_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "prompt.json").write_text(text)
+    tree = tiny_recipe()
+    tree["model"] = {"path": str(tmp_path)}
+    with pytest.raises(ModelError, match=r"prompt.json: .*; set domain.template, or take a whole model"):
+        _ = tiny_job(tmp_path / "run", "sft", tree).domain
