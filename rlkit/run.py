@@ -47,6 +47,8 @@ def run(
     for flag, name in (("--from", from_stage), ("--until", until_stage)):
         if name is not None and name not in names:
             raise RunError(f"{flag}: no stage is called {name!r}{did_you_mean(name, names)}")
+    if from_stage and until_stage and names.index(from_stage) > names.index(until_stage):
+        raise RunError(f"--until: must not come before --from {from_stage}, got {until_stage!r}; leave one out")
     directory = RunDirectory(out)
     inputs = stage_inputs(recipe, registry, directory)  # reads the data: nothing is deleted where that fails
     if fresh and directory.manifest_path.is_file():

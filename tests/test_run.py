@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from toys import tiny_recipe
 
-from rlkit.errors import RunError
+from rlkit.errors import DataError, RunError
 from rlkit.recipe import recipe_from_tree
 from rlkit.recipe_yaml import dump
 from rlkit.run import evaluate_run, run
@@ -105,6 +105,18 @@ def test_a_second_call_skips_finished_stages(finished: Path, capsys: pytest.Capt
 def test_another_recipe_in_the_same_directory_is_refused_by_the_name_of_the_stage(finished: Path) -> None:
     with pytest.raises(RunError, match=r"stage 'grpo' was made with other settings.*--from grpo"):
         run(recipe_from_tree(recipe(kl_coef=0.5)), finished)
+
+
+def test_a_wrong_span_or_data_that_cannot_be_read_deletes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "run" / "sft").mkdir(parents=True)
+    (tmp_path / "run" / "manifest.json").write_text('{"stages": {}}')
+    with pytest.raises(RunError, match="--until: must not come before --from grpo, got 'sft'"):
+        run(recipe_from_tree(recipe()), tmp_path / "run", from_stage="grpo", until_stage="sft", fresh=True)
+    lost = recipe_from_tree(recipe(), [f'domain.data={{type: minionerec, path: "{tmp_path / "none"}"}}'])
+    for options in ({"fresh": True}, {"from_stage": "sft"}):
+        with pytest.raises(DataError):
+            run(lost, tmp_path / "run", **options)
+        assert (tmp_path / "run" / "sft").is_dir()
 
 
 def test_an_interrupted_stage_continues_bit_for_bit(finished: Path, tmp_path: Path) -> None:
