@@ -132,7 +132,7 @@ class RecommendationDomain:
                 "use the data that the model was trained on"
             )
         given = self.data.semantic_ids
-        if semantic_ids.method == "given" and given is not None and semantic_ids.tokens != given:
+        if semantic_ids.method == "given" and given is not None and tuple(semantic_ids.tokens) != tuple(given):
             item = next(item for item, pair in enumerate(zip(semantic_ids.tokens, given)) if pair[0] != pair[1])
             raise ModelError(
                 f"semantic IDs: item {self.data.items[item].key!r} is {''.join(given[item])!r} in the data, but got "
