@@ -81,7 +81,7 @@ def _early_stopping(job: Job, arguments: TrainingArguments) -> list[EarlyStoppin
 def _loop(job: Job, settings: Any, prompts: int) -> LoopSettings:
     train = job.settings.train
     size = settings.rollout_batch_size or train.batch_size
-    if size % train.batch_size or train.batch_size % job.processes:
+    if size % train.batch_size:
         raise RecipeError(
             f"algorithm.rollout_batch_size: {size} is not a multiple of train.batch_size {train.batch_size}; "
             "choose a multiple"
@@ -100,6 +100,8 @@ def _arguments(job: Job, settings: Any, loop: LoopSettings) -> TrainingArguments
     metric = settings.validate_on.select_by or getattr(job.recipe.domain, "best_by", "reward")
     best = metric != "last"
     arguments |= {"max_steps": steps, "eval_steps": look, "save_steps": look, "eval_on_start": True}
+    if not best and job.settings.train.save_every_steps:  # else every look needs its checkpoint: it may be the best
+        arguments["save_steps"] = math.ceil(job.settings.train.save_every_steps / loop.updates) * loop.updates
     arguments |= {"load_best_model_at_end": best, "greater_is_better": True if best else None}
     arguments["metric_for_best_model"] = f"eval_{metric}" if best else None
     return TrainingArguments(**arguments)

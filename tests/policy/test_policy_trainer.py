@@ -261,3 +261,20 @@ def test_going_on_from_the_last_steps_checkpoint_takes_no_further_step(tmp_path:
     again.train(resume_from_checkpoint=str(again.args.output_dir) + "/checkpoint-4")
     assert again.state.global_step == 4
     assert torch.equal(weights(again), weights(first))
+
+
+@pytest.mark.parametrize(("select_by", "steps"), [("last", 12), ("reward", 8)])
+def test_checkpoints_are_written_as_often_as_asked_unless_each_look_needs_one(
+    select_by: str, steps: int, tmp_path: Path
+) -> None:
+    train = {"max_steps": 40, "evaluate_every_steps": 8, "save_every_steps": 10}
+    args = trainer(tmp_path, train=train, validate_on={"select_by": select_by}).args
+    assert (args.eval_steps, args.save_steps) == (8, steps)
+
+
+def test_a_batch_that_does_not_divide_over_the_processes_is_named_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(RecipeError, match=r"^train.batch_size: 8 does not divide into 3 processes"):
+        trainer(tmp_path)
