@@ -53,28 +53,32 @@ def run(
     inputs = stage_inputs(recipe, registry, directory)  # reads the data: nothing is deleted where that fails
     if fresh and directory.manifest_path.is_file():
         shutil.rmtree(out)
-    for name in names[names.index(from_stage) :] if from_stage else ():
+    redone = names[names.index(from_stage) :] if from_stage else []
+    done = {name for name in names if name not in redone and directory.finished(name, inputs[name])}
+    for name in redone:
         directory.remove(name)
-    done = {name for name in names if directory.finished(name, inputs[name])}
     directory.open(resolved_yaml(recipe), recipe.seed, registry.packages())
     _log_to(directory)
-    with _events(recipe, registry, directory):
+    with _events(recipe, registry, directory) as events:
         for name in names[: names.index(until_stage) + 1 if until_stage else None]:
             if name in done:
                 _say(f"{name}: finished before, skipped")
             else:
-                _run_stage(Job(recipe, registry, directory, name), inputs[name])
+                job = Job(recipe, registry, directory, name)
+                job.events = events
+                _run_stage(job, inputs[name])
     _say(f"report: {write_report(out)}")
     return out
 
 
 @contextmanager
-def _events(recipe: Recipe, registry: Registry, directory: RunDirectory) -> Iterator[None]:
-    """Fire ``on_run_start`` and, always, ``on_run_end`` for the callbacks that the recipe lists."""
-    hook = event_manager(recipe, registry).hook
+def _events(recipe: Recipe, registry: Registry, directory: RunDirectory) -> Iterator[Any]:
+    """Give the callbacks that the recipe lists; fire ``on_run_start`` and, always, ``on_run_end`` for them."""
+    manager = event_manager(recipe, registry)
+    hook = manager.hook
     hook.on_run_start(recipe=recipe, run_dir=directory.path)
     try:
-        yield
+        yield manager
     except BaseException as error:
         hook.on_run_end(run_dir=directory.path, error=error)
         raise

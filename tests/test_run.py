@@ -119,6 +119,19 @@ def test_a_wrong_span_or_data_that_cannot_be_read_deletes_nothing(tmp_path: Path
         assert (tmp_path / "run" / "sft").is_dir()
 
 
+def test_a_refused_call_deletes_nothing(finished: Path) -> None:
+    with pytest.raises(RunError, match="stage 'grpo' was made with other settings"):
+        run(recipe_from_tree(recipe(kl_coef=0.5)), finished, from_stage="evaluate")
+    assert (finished / "evaluate/eval.json").is_file()
+
+
+def test_callbacks_live_as_long_as_the_run(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(finished, again)
+    monkeypatch.setattr("rlkit.events.event_manager", None)  # the run's own are there: a stage makes no others
+    run(recipe_from_tree(recipe()), again, from_stage="grpo", until_stage="grpo")
+
+
 def test_an_interrupted_stage_continues_bit_for_bit(finished: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
     shutil.copytree(finished, again)
