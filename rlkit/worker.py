@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
+import time
 import traceback
 import warnings
 from pathlib import Path
@@ -16,6 +18,7 @@ from rlkit.run_directory import write_atomically
 
 def main(run_dir: Path, stage: str) -> int:
     """Run the stage on this rank; leave its artefacts, or its error, where the launcher looks."""
+    _watch_parent()
     # torch's own wrappers call what torch deprecated; once per collective, that buries everything else.
     warnings.filterwarnings("ignore", message=".*is deprecated.*", category=FutureWarning, module="torch.distributed")
     from rlkit.run import execute_in_worker
@@ -34,6 +37,18 @@ def main(run_dir: Path, stage: str) -> int:
     if rank == 0:
         write_atomically(result_file(run_dir, stage), json.dumps(artefacts))
     return 0
+
+
+def _watch_parent() -> None:
+    """End this rank when its launcher is gone, however that ended: a second call may come, to the same folder."""
+    launcher = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _report(run_dir: Path, stage: str, rank: int, problems: list[str], exit_code: int) -> int:

@@ -24,7 +24,8 @@ echo $$ > "$run/pid-$RANK"
 result="$run/$stage/worker-result.json"
 error="$run/$stage/worker-error-$RANK.json"
 fail() {
-    printf '{"problems": ["%s"], "exit_code": %s}' "$1" "$2" > "$error"
+    printf '{"problems": ["%s"], "exit_code": %s}' "$1" "$2" > "$error.partial"
+    mv "$error.partial" "$error"  # whole or not at all, as a real worker writes it
     exit "$2"
 }
 wait_for() { while [ ! -e "$1" ]; do sleep 0.01; done; }

@@ -174,12 +174,11 @@ class SequenceTrainer(WrappedTrainer):
         mine = np.argsort(self.eval_dataset.lengths, kind="stable")[self.args.process_index :: self.args.world_size]
         total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         size = 256
-        for start in range(0, len(mine), size):
-            batch = self.data_collator([self.eval_dataset[index] for index in mine[start : start + size]])
-            logprobs = self.model(**self._prepare_inputs(batch))
-            total += torch.stack(
-                [-logprobs.double().sum(), torch.tensor(float(len(logprobs)), device=total.device).double()]
-            )
+        for start in range(0, -(-len(self.eval_dataset) // self.args.world_size), size):  # as often on every rank
+            rows = mine[start : start + size]
+            batch = self.data_collator([self.eval_dataset[index] for index in (rows if len(rows) else mine[:1])])
+            logprobs = self.model(**self._prepare_inputs(batch)).double()[: None if len(rows) else 0]
+            total += torch.stack([-logprobs.sum(), torch.tensor(float(len(logprobs)), device=total.device).double()])
         loss, count = global_sum(total).tolist()
         metrics = {f"{metric_key_prefix}_loss": loss / count}
         self.log(dict(metrics))

@@ -112,6 +112,12 @@ class GRPOSettings(PolicySettings):
     """Replace the last completion of a group without a hit by the answer; with std-scaled advantages it hurt."""
 
     @model_validator(mode="after")
+    def _reference_is_used(self) -> GRPOSettings:
+        if self.reference_sync is not None and self.kl_coef == 0:
+            raise ValueError("reference_sync does nothing where kl_coef is 0; set kl_coef or leave reference_sync out")
+        return self
+
+    @model_validator(mode="after")
     def _whole_updates(self) -> GRPOSettings:
         names = [getattr(reward, "type", "") for reward in self.rewards]
         if "rank_discount" in names and getattr(self.rollout, "type", "beam") != "beam":

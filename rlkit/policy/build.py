@@ -34,6 +34,7 @@ def policy_trainer(
     rollout = job.load("rollout", settings.rollout)
     arguments = _arguments(job, settings, loop)
     constraint = job.domain.constraint
+    _check(job, settings)
     model = PolicyModel(
         make_trainable(loaded, job.model),
         None if constraint is None else constraint.to(arguments.device),
@@ -66,6 +67,28 @@ def policy_trainer(
         processing_class=loaded.tokenizer,
         callbacks=[*job.callbacks(), *_early_stopping(job, arguments)],
     )
+
+
+def _check(job: Job, settings: Any) -> None:
+    """Refuse what would do nothing, or train another distribution than the one that is sampled.
+
+    Raises:
+        RecipeError: the settings do not go together.
+    """
+    if settings.reference_sync is not None and job.model.adapter is not None:
+        raise RecipeError(
+            f"stages.{job.stage}.algorithm.reference_sync: with model.adapter the model without it is the reference "
+            "and cannot follow; leave one of them out"
+        )
+    if (
+        job.domain.constraint is not None
+        and job.domain.normalization == "vocabulary"
+        and settings.rollout.type == "sample"
+    ):
+        raise RecipeError(
+            f"stages.{job.stage}.algorithm.rollout: samples are drawn among the allowed tokens, but this model "
+            "normalizes over the vocabulary; use rollout.type beam, or a model trained with normalization children"
+        )
 
 
 def _early_stopping(job: Job, arguments: TrainingArguments) -> list[EarlyStoppingCallback]:

@@ -278,3 +278,15 @@ def test_a_batch_that_does_not_divide_over_the_processes_is_named_as_such(
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(RecipeError, match=r"^train.batch_size: 8 does not divide into 3 processes"):
         trainer(tmp_path)
+
+
+def test_settings_that_would_do_nothing_or_train_another_distribution_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"reference_sync: with model\.adapter"):
+        trainer(tmp_path / "1", model={"adapter": {"rank": 4}}, reference_sync={})
+    with pytest.raises(RecipeError, match="reference_sync does nothing where kl_coef is 0"):
+        trainer(tmp_path / "2", kl_coef=0.0, reference_sync={})
+    tree = copy.deepcopy(tiny_recipe())
+    tree["domain"]["normalization"] = "vocabulary"
+    tree["stages"]["grpo"]["algorithm"]["rollout"] = {"type": "sample"}
+    with pytest.raises(RecipeError, match="normalizes over the vocabulary"):
+        grpo(tiny_job(tmp_path / "3", "grpo", tree))
