@@ -70,11 +70,7 @@ def measure(name: str, small: Trie, pairs: int) -> list[dict[str, Any]]:
     return [
         result(f"trie: seconds to build {title}", MOST_SECONDS, build_seconds),
         result(f"trie: bytes of {title}", MOST_BYTES, [trie.num_bytes]),
-        result(
-            f"trie: the constraint's part of a step at {title}, over that at {SMALL[0]:,} {shape}",
-            MOST_RATIO,
-            of_look_ups,
-        )
+        result(f"trie: the constraint's part of a step at {title}, over {small_title}", MOST_RATIO, of_look_ups)
         | {"seconds": [statistics.median(column) for column in look_ups]},
         result(f"trie: a whole decoding step at {title}, over {small_title}", None, ratios)
         | {"seconds": [statistics.median(column) for column in times]},
