@@ -75,7 +75,7 @@ _PLAIN = {
 class _Loader(yaml.SafeLoader):
     """The safe loader that refuses tags, anchors and deep nesting before it builds anything."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]  # the stubs call it an instance's
     depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
