@@ -130,6 +130,8 @@ def test_callbacks_live_as_long_as_the_run(finished: Path, tmp_path: Path, monke
     shutil.copytree(finished, again)
     monkeypatch.setattr("rlkit.events.event_manager", None)  # the run's own are there: a stage makes no others
     run(recipe_from_tree(recipe()), again, from_stage="grpo", until_stage="grpo")
+    first, second = weights(finished / "grpo"), weights(again / "grpo")
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_an_interrupted_stage_continues_bit_for_bit(finished: Path, tmp_path: Path) -> None:
