@@ -42,6 +42,13 @@ class Settings(BaseModel):
     roles: ClassVar[tuple[str, ...]] = ()
     domains: ClassVar[tuple[str, ...]] = ()
 
+    @property
+    def makes(self) -> tuple[str, ...]:
+        """Return what these settings lead to: what they produce themselves, and what the parts inside them produce."""
+        parts = (getattr(self, name) for name in type(self).model_fields)
+        inner = (kind for part in parts if isinstance(part, Settings) for kind in part.produces)
+        return tuple(dict.fromkeys((*self.produces, *inner)))
+
     def check(self) -> None:
         """Read what the settings name (files, folders) without torch, so that ``rlkit validate`` can report it.
 

@@ -26,11 +26,16 @@ class Registration:
 
     @hookspec
     def register_stages(self) -> Iterable[Component]:
-        """Return stages: artefacts in, artefacts out; the target is called with a ``rlkit.run.Job``."""
+        """Return stages: artefacts in, artefacts out; the target is called with a ``rlkit.job.Job``."""
 
     @hookspec
     def register_algorithms(self) -> Iterable[Component]:
-        """Return algorithms; the target is called with a ``rlkit.run.Job`` and returns a ``transformers.Trainer``."""
+        """Return algorithms; the target is called with a ``rlkit.job.Job`` and returns a ``transformers.Trainer``.
+
+        Its settings declare in ``produces`` what it makes: ``policy`` or ``reward_model``. Where the trainer has a
+        method ``save_beside(folder) -> dict``, it is called on rank 0 when the finished model is written: it writes
+        what else belongs to the model, and returns facts for the manifest.
+        """
 
     @hookspec
     def register_domains(self) -> Iterable[Component]:

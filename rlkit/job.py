@@ -89,11 +89,11 @@ class Job:
 
     # ---- models
 
-    def trained_stages(self) -> list[str]:
-        """Return the stages before this one that train a model, in order."""
+    def trained_stages(self, kind: str = "policy") -> list[str]:
+        """Return the stages before this one that train a model of a kind (policy, reward_model), in order."""
         names = list(self.recipe.stages)
         before = names[: names.index(self.stage)]
-        return [name for name in before if "policy" in self.recipe.stages[name].produces]
+        return [name for name in before if kind in self.recipe.stages[name].makes]
 
     def start_model(self) -> Path | None:
         """Return the model of the stage that this one starts from; None: the recipe's model.

@@ -120,14 +120,18 @@ def _references(tree: Mapping[str, Any], classes: Classes, stages: list[str]) ->
         if isinstance(models, list):
             wanted += [(("models", index), name) for index, name in enumerate(models)]
         earlier = everyone[: everyone.index(stage)]
-        trained = [name for name in earlier if _makes_a_model(classes.get(("stages", name)))]
+        trained = [name for name in earlier if _makes(classes, name, "policy")]
         for keys, name in wanted:
             if isinstance(name, str) and keys[0] in classes["stages", stage].model_fields and name not in trained:
                 yield Problem(("stages", stage, *keys), _no_such_model(name, stage, everyone, trained))
 
 
-def _makes_a_model(stage: type[Settings] | None) -> bool:
-    return stage is None or "policy" in stage.produces  # a stage of unknown type has its own error
+def _makes(classes: Classes, stage: str, kind: str) -> bool:
+    """Return whether a stage makes an artefact of a kind; a stage or an algorithm of unknown type has its own error."""
+    own, algorithm = classes.get(("stages", stage)), classes.get(("stages", stage, "algorithm"))
+    if own is None or ("algorithm" in own.model_fields and algorithm is None):
+        return True
+    return kind in own.produces or (algorithm is not None and kind in algorithm.produces)
 
 
 def _no_such_model(name: str, stage: str, everyone: list[str], trained: list[str]) -> str:

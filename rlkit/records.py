@@ -43,22 +43,32 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Demonstration:
-    """A prompt with the completion to imitate; the loss counts the completion only."""
+    """A prompt with the completion to imitate; the loss counts the completion only.
+
+    Args:
+        prompt: the rendered text before the completion.
+        completion: without the end token, which training appends.
+        task: the name of the task that rendered it.
+        earlier: turns of the conversation before ``prompt``: rendered context and the completion after it, both with
+            every marker of the template. Their completions are trained on as well.
+    """
 
     prompt: str
     completion: str
     source: Source
     task: str = ""
+    earlier: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """A prompt with a better and a worse completion."""
+    """A prompt with a better and a worse completion; ``margin``: by how much, where that is known."""
 
     prompt: str
     chosen: str
     rejected: str
     source: Source
+    margin: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,7 @@ def _run_stage(job: Job, inputs: str) -> None:
     _say(f"{job.stage}: starts")
     job.run.begin(job.stage, inputs)
     started = time.monotonic()
-    trains = "policy" in job.settings.produces
+    trains = not {"policy", "reward_model"}.isdisjoint(job.settings.makes)
     artefacts = job.engine.launch(job.run.path, job.stage) if trains and job.engine.needs_workers else execute(job)
     seconds = time.monotonic() - started
     job.run.finish(job.stage, inputs, artefacts, seconds)

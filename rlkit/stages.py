@@ -67,10 +67,12 @@ def _save(trainer: Any, job: Job) -> dict[str, Any]:
     tokenizer = trainer.processing_class
     tokenizer.save_pretrained(partial)
     job.domain.save(partial)
+    beside = trainer.save_beside(partial) if hasattr(trainer, "save_beside") else {}
     shutil.rmtree(final, ignore_errors=True)
     os.replace(partial, final)
     weights = sorted(final.glob("*.safetensors"))
-    return {"policy": {"hash": content_hash(*weights), "tokenizer": fingerprint(tokenizer), **job.domain.fingerprint()}}
+    facts = {"hash": content_hash(*weights), "tokenizer": fingerprint(tokenizer), **job.domain.fingerprint()}
+    return {job.settings.makes[0]: facts | beside}
 
 
 def evaluate(job: Job) -> dict[str, Any]:

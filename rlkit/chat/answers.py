@@ -1,43 +1,17 @@
-"""From completions back to answers: how they are decoded, when they are right, and the greedy one of each prompt."""
+"""Answers of a chat model: when they are right, and the greedy one of each prompt."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rlkit.policy.sampler import encode_prompts, prompt_limit
+from rlkit.policy.text_rewards import Answer, decode
 from rlkit.policy.text_sampler import Truncation, sample_text
 from rlkit.records import Prompt
-
-
-class Answer(NamedTuple):
-    """What a model said."""
-
-    text: str
-    """Without the end token; any other special token stays visible, so that it cannot pass for nothing."""
-    truncated: bool
-    """Whether it was cut off before its end."""
-    tokens: int
-    """Its length, the end token included."""
-
-
-def decode(tokenizer: PreTrainedTokenizerBase, tokens: Tensor, mask: Tensor, truncated: Tensor) -> list[Answer]:
-    """Turn completions into answers.
-
-    Args:
-        tokenizer: the policy's.
-        tokens: (N, C) right-padded ids.
-        mask: (N, C) True up to and including the end token.
-        truncated: (N,) True where no end token came in time.
-    """
-    rows = [row[kept].tolist() for row, kept in zip(tokens, mask)]
-    spoken = [row if cut else row[:-1] for row, cut in zip(rows, truncated.tolist())]
-    texts = tokenizer.batch_decode(spoken, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    return [Answer(text, cut, len(row)) for text, cut, row in zip(texts, truncated.tolist(), rows)]
 
 
 def is_exact(answer: Answer, wanted: str) -> bool:

@@ -18,11 +18,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from rlkit.chat.answers import Answer, greedy_answers, is_exact
+from rlkit.chat.answers import greedy_answers, is_exact
 from rlkit.config.stages import EvaluateStageSettings
 from rlkit.errors import RecipeError
 from rlkit.job import Job
 from rlkit.ops.bootstrap import bootstrap_intervals
+from rlkit.policy.text_rewards import Answer
 from rlkit.progress import StageProgress
 from rlkit.records import Prompt
 from rlkit.run_directory import write_atomically

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from rlkit.chat.answers import decode, is_exact
-from rlkit.policy.rollouts import Rollouts
+from rlkit.chat.answers import is_exact
+from rlkit.policy.text_rewards import Answer, Sample, TextReward
 
 
-def exact_match(settings: Any, domain: Any) -> Callable[[Rollouts], Tensor]:
+def exact_match(settings: Any, domain: Any) -> TextReward:
     """Build the reward that is 1 for the answer, outer white space aside, and 0 for anything else or cut off."""
 
-    def reward(rollouts: Rollouts) -> Tensor:
-        batch, size = rollouts.batch, rollouts.truncated.shape  # size: (B, G)
-        answers = decode(
-            domain.tokenizer, batch.completions.flatten(0, 1), batch.mask.flatten(0, 1), rollouts.truncated.flatten()
-        )
-        wanted = [prompt.answer for prompt in rollouts.prompts for _ in range(size[1])]
-        scores = torch.tensor([float(is_exact(*pair)) for pair in zip(answers, wanted)])
-        return scores.view(size) * rollouts.present
+    def score(samples: Sequence[Sample]) -> list[float]:
+        return [float(is_exact(Answer(row.completion, row.truncated, 0), row.answer)) for row in samples]
 
-    return reward
+    return TextReward(score, domain)

@@ -29,9 +29,9 @@ def _stages(recipe: Recipe) -> Iterator[tuple[str, ...]]:
         algorithm: Any = getattr(stage, "algorithm", None)
         kind = f"{stage.type}: {algorithm.type}" if algorithm else stage.type  # type: ignore[attr-defined]
         consumes = (*stage.consumes, *getattr(algorithm, "consumes", ()))
-        arrow = " ".join((", ".join(consumes), "->", ", ".join(stage.produces))).strip()
+        arrow = " ".join((", ".join(consumes), "->", ", ".join(stage.makes))).strip()
         yield f"{number}", name, kind, arrow, _start(stage, trained)
-        if "policy" in stage.produces:
+        if "policy" in stage.makes:
             trained.append(name)
 
 

@@ -18,10 +18,9 @@ class SemanticIdsStageSettings(Settings):
 
 
 class TrainStageSettings(Settings):
-    """Train a model with an algorithm."""
+    """Train a model with an algorithm, which says what it makes: a policy, or a reward model."""
 
     type: Literal["train"] = "train"
-    produces: ClassVar[tuple[str, ...]] = ("policy",)
 
     algorithm: Annotated[Settings, Slot("algorithm")]
     """The algorithm."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 from toys import tiny_model
 
-from rlkit.chat.answers import Answer, decode, greedy_answers, is_exact
+from rlkit.chat.answers import greedy_answers, is_exact
 from rlkit.chat.domain import ChatDomain
 from rlkit.chat.rewards import exact_match
 from rlkit.config.algorithms import ValidateSettings
@@ -19,6 +19,7 @@ from rlkit.errors import ModelError
 from rlkit.policy.group_batch import GroupBatch
 from rlkit.policy.rollouts import Rollouts
 from rlkit.policy.sampler import encode_prompts
+from rlkit.policy.text_rewards import Answer, decode
 
 TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
