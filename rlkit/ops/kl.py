@@ -6,6 +6,9 @@ k3 = r - 1 - log r is unbiased and never negative. k3 is GRPO's penalty (arXiv 2
 
 As a *loss* term they differ: the gradient of k1 is that of the log-prob alone, zero on average, so k1 belongs into a
 reward; k2 and k3 pull the policy towards the reference.
+
+``kl_abs`` is the size of k1, a penalty and no estimator: it grows wherever the policy left the reference, up or down.
+``kl_full`` is the divergence itself, summed over all candidates of each token, at the cost of both distributions.
 """
 
 from __future__ import annotations
@@ -28,3 +31,24 @@ def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     """Return r - 1 - log r with r = reference / policy for each token; same shape as both."""
     log_ratio = ref_logprobs - logprobs
     return torch.expm1(log_ratio) - log_ratio  # expm1: near the reference, exp(x) - 1 - x would be rounding alone
+
+
+def kl_abs(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """Return |log(policy / reference)| for each token; same shape as both."""
+    return (logprobs - ref_logprobs).abs()
+
+
+def kl_full(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return (...) the exact KL(policy || reference) of each token.
+
+    Args:
+        logprobs: (..., W) of all candidates, -inf where one is impossible; carries the gradient.
+        ref_logprobs: (..., W) of the reference; where it is -inf and the policy is not, the divergence is infinite.
+        mask: (..., W) 1 where a candidate is allowed (None: all that are not -inf); ``log_distribution`` puts 0 at the
+            others.
+    """
+    impossible = logprobs == -torch.inf
+    if mask is not None:
+        impossible = impossible | ~mask.bool()
+    difference = (logprobs - ref_logprobs).masked_fill(impossible, 0.0)  # -inf - -inf is NaN
+    return (logprobs.exp().masked_fill(impossible, 0.0) * difference).sum(-1)
