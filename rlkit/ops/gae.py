@@ -1,9 +1,9 @@
-"""From scores to advantages per token: shaping, generalized advantage estimation, whitening over the global batch.
+"""From rewards to advantages per token: generalized advantage estimation, and whitening over the global batch.
 
 Schulman et al. 2016, arXiv 1506.02438, section 3: with the surprise d_t = r_t + gamma V_{t+1} - V_t the advantage is
 A_t = sum over l of (gamma lam)^l d_{t+l}, and the value's target is A_t + V_t. After the last token the value is 0,
-also where a completion was cut off. As in InstructGPT (2203.02155, section 3.5), a token's reward is the KL penalty, and
-the last one's holds the score as well. Nothing here carries a gradient: advantages and returns are constants of the loss.
+also where a completion was cut off. As in InstructGPT (2203.02155, section 3.5), a token's reward is the KL penalty,
+and the last one's holds the score as well. Nothing here carries a gradient: advantages and returns are constants.
 
 A token that does not count is skipped: what stands before it sees what stands behind it.
 """
@@ -17,18 +17,6 @@ from rlkit.ops.masked import masked_sum
 
 VARIANCE_EPS = 1e-8
 """Keeps the division by the deviation finite, as in TRL."""
-
-
-def shaped(scores: Tensor, scale: float = 1.0, clip: float | None = None) -> Tensor:
-    """Return scores times ``scale``, then limited to [-clip, clip], a range that a value head can follow.
-
-    Args:
-        scores: (B, G), or (B, G, C) where the reward is dense.
-        scale: factor, applied first.
-        clip: largest absolute value (None: none).
-    """
-    scores = scores * scale
-    return scores if clip is None else scores.clamp(-clip, clip)
 
 
 def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coef: float) -> Tensor:

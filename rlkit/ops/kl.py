@@ -38,17 +38,13 @@ def kl_abs(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     return (logprobs - ref_logprobs).abs()
 
 
-def kl_full(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor | None = None) -> Tensor:
+def kl_full(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     """Return (...) the exact KL(policy || reference) of each token.
 
     Args:
-        logprobs: (..., W) of all candidates, -inf where one is impossible; carries the gradient.
+        logprobs: (..., W) of all candidates; carries the gradient. Those that are not allowed add nothing, be they
+            -inf, or 0 in both as ``log_distribution`` has them.
         ref_logprobs: (..., W) of the reference; where it is -inf and the policy is not, the divergence is infinite.
-        mask: (..., W) 1 where a candidate is allowed (None: all that are not -inf); ``log_distribution`` puts 0 at the
-            others.
     """
-    impossible = logprobs == -torch.inf
-    if mask is not None:
-        impossible = impossible | ~mask.bool()
-    difference = (logprobs - ref_logprobs).masked_fill(impossible, 0.0)  # -inf - -inf is NaN
-    return (logprobs.exp().masked_fill(impossible, 0.0) * difference).sum(-1)
+    difference = (logprobs - ref_logprobs).masked_fill(logprobs == -torch.inf, 0.0)  # -inf - -inf is NaN
+    return (logprobs.exp() * difference).sum(-1)

@@ -19,7 +19,7 @@ class KLController:
 
     Args:
         coef: the weight now; at first the one to start from.
-        target: the KL per completion that is aimed at; None: the weight stays as it is.
+        target: the KL that is aimed at, per completion or per token as ``update`` is told it; None: the weight stays.
         horizon: completions over which the weight changes by at most a fifth.
     """
 
@@ -31,7 +31,7 @@ class KLController:
         """Adapt to the KL that was seen, and return the weight.
 
         Args:
-            kl: mean over completions, in the unit of the target.
+            kl: the mean that was seen, in the unit of the target.
             completions: how many were seen, over all ranks.
         """
         if self.target is not None:

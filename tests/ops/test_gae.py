@@ -7,7 +7,8 @@ import torch
 from peers import OPENRLHF_EXPERIENCE, OPENRLHF_UTILS, TRL_PPO, assignments, definitions
 from torch import Tensor
 
-from rlkit.ops.gae import gae, last_token, mean_and_variance, moments, shaped, token_rewards, whitened
+from rlkit.ops.gae import gae, last_token, mean_and_variance, moments, token_rewards, whitened
+from rlkit.ops.reward_shaping import shaped
 
 CLOSE = {"rtol": 0, "atol": 1e-6}
 
@@ -118,11 +119,6 @@ def test_dense_rewards_are_earned_where_they_are_given() -> None:
 def test_the_last_token_is_one_per_row_and_none_of_an_empty_one() -> None:
     mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0], [1, 0, 1, 0]])
     assert last_token(mask).int().tolist() == [[0, 1, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0], [0, 0, 1, 0]]
-
-
-def test_scores_are_scaled_and_then_clipped() -> None:
-    assert shaped(torch.tensor([[-4.0, 1.0, 3.0]]), 2.0, 5.0).tolist() == [[-5.0, 2.0, 5.0]]
-    assert shaped(torch.tensor([[-4.0, 1.0, 3.0]]), 0.5).tolist() == [[-2.0, 0.5, 1.5]]
 
 
 def test_whitening_worked_by_hand() -> None:
