@@ -36,7 +36,7 @@ FLOORS = (
 )
 NEIGHBORS = {"algorithms", "recsys", "chat", "engines", "reward_models", "report"}
 LIGHT = ("errors", "records", "component", "hookspecs", "config", "builtin", "plugins", "recipe", "rlhf_config", "cli")
-LIGHT_READERS = ("rlkit.recsys.data", "rlkit.chat.data")
+LIGHT_READERS = ("rlkit.recsys.data", "rlkit.chat.data", "rlkit.models.head_files")
 # ``Settings.check`` reads the data that settings name, in the function; what it imports must be light.
 UPWARD_IN_A_FUNCTION = {
     ("rlkit.config.recommendation_data", "rlkit.recsys.data.minionerec"),

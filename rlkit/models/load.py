@@ -70,13 +70,34 @@ def _create(settings: CausalLMSettings, new_tokens: Sequence[str], seed: int) ->
 
 
 def _load(source: str, settings: CausalLMSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    model, tokenizer = load_checkpoint(source, settings, AutoModelForCausalLM, "causal language model")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return model, tokenizer
+
+
+def load_checkpoint(
+    source: str, settings: CausalLMSettings, form: Any, what: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a model and its tokenizer as they were saved, a chat template added where there is none.
+
+    Args:
+        source: a folder or hub id.
+        settings: dtype, attention implementation, and whether remote code may run.
+        form: one of transformers' ``AutoModelFor...``.
+        what: how messages call such a model.
+
+    Raises:
+        ModelError: nothing loadable lies there, or weights are missing.
+    """
     if source.startswith((".", "/", "~")) and not Path(source).is_dir():
         raise ModelError(f"model.path: there is no folder {source!r}; name the folder of a Hugging Face model")
     if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
         raise ModelError(f"model.path: no config.json in {source!r}; name the folder of a Hugging Face model")
     try:
         tokenizer = _load_tokenizer(source, settings)
-        model, found = AutoModelForCausalLM.from_pretrained(
+        model, found = form.from_pretrained(
             source,
             dtype="auto" if settings.dtype == "auto" else _dtype(settings),
             attn_implementation=settings.attention,
@@ -87,18 +108,15 @@ def _load(source: str, settings: CausalLMSettings) -> tuple[PreTrainedModel, Pre
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).splitlines()[0].rstrip(".: ")
         raise ModelError(
-            f"model.path: cannot load {source!r}: {reason}; name a folder or hub id of a causal language model"
+            f"model.path: cannot load {source!r}: {reason}; name a folder or hub id of a {what}"
         ) from error
     if missing := sorted(found["missing_keys"]):  # transformers would fill them with noise
         raise ModelError(
             f"model.path: {source!r} lacks {len(missing)} of its weights, such as {missing[0]!r}; "
-            "name the folder of a whole causal language model"
+            f"name the folder of a whole {what}"
         )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.chat_template is None:
         tokenizer.chat_template = CHAT_TEMPLATE
-    model.config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
 
 

@@ -1,0 +1,83 @@
+"""Whether a model's folder holds a reward head, read from its config and the names of its weights, without torch."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+HEAD_NAMES = re.compile(r"(^|\.)(score|classifier)\.")
+"""How transformers names the head of a sequence classifier: ``score`` on decoders, ``classifier`` on most encoders."""
+
+
+def headless(folder: str | Path) -> str | None:
+    """Return why a folder is no reward model, as a clause for a message; None where it is one.
+
+    A reward model is a sequence classifier with one label, whose head is among the weights: a checkpoint without it
+    loads all the same in transformers, which fills the head with noise.
+    """
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        return "there is no such folder"
+    if not (path / "config.json").is_file():
+        return "it has no config.json"
+    config, names = _json(path / "config.json"), weight_names(path)
+    if not isinstance(config, dict) or names is None:
+        return "its config.json or its weights are damaged"
+    if not names:
+        return "it has no .safetensors weights"
+    if not any(HEAD_NAMES.search(name) for name in names):
+        return "its weights hold no reward head"
+    if (labels := _labels(config)) != 1:
+        return f"its head gives {labels} numbers, not one"
+    return None
+
+
+def head_problem(folder: str | Path, name: str) -> str | None:
+    """Return a whole message about a folder that is no reward model, None where it is one.
+
+    Args:
+        folder: the model's folder.
+        name: the setting that names it.
+    """
+    reason = headless(folder)
+    advice = "name the model folder that a reward_model stage (`rlkit train-rm`) wrote"
+    return f"{name}: no reward model in {str(folder)!r}: {reason}; {advice}" if reason else None
+
+
+def weight_names(folder: Path) -> set[str] | None:
+    """Return the names of all tensors in a folder's safetensors files; None where a file is damaged."""
+    names: set[str] = set()
+    for path in sorted(folder.glob("*.safetensors")):
+        header = _header(path)
+        if header is None:
+            return None
+        names |= header.keys() - {"__metadata__"}
+    return names
+
+
+def _labels(config: dict[str, Any]) -> int:
+    """Return how many labels a config means; transformers leaves out its default, two."""
+    labels = config.get("id2label")
+    return len(labels) if isinstance(labels, dict) else int(config.get("num_labels", 2))
+
+
+def _header(path: Path) -> dict[str, Any] | None:
+    """Read a safetensors header: eight bytes of length, little-endian, then JSON."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= path.stat().st_size - 8:
+            return None
+        try:
+            header = json.loads(file.read(length))
+        except ValueError:
+            return None
+    return header if isinstance(header, dict) else None
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
