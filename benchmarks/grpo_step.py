@@ -35,7 +35,8 @@ from rlkit.policy.collect import Collector, WeightedReward
 from rlkit.policy.module import PolicyModel
 from rlkit.policy.rollouts import PromptStream
 from rlkit.policy.sampler import BeamRollout
-from rlkit.policy.trainer import LoopSettings, PolicyTrainer
+from rlkit.policy.mini_batches import LoopSettings
+from rlkit.policy.trainer import PolicyTrainer
 from rlkit.records import Prompt, Source
 from rlkit.recsys.trie import Trie
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -32,7 +32,7 @@ class Settings(BaseModel):
     gives is declared once, here, so that a recipe is refused before torch is imported:
     ``consumes`` names record classes or artefact kinds, ``produces`` artefact kinds, ``roles`` the
     models and scorers that take part (policy, reference, value, reward), ``domains`` the domains that a
-    component is made for (none: all).
+    component is made for (none: all), ``references`` the fields that name earlier stages, and what these must make.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
@@ -41,6 +41,7 @@ class Settings(BaseModel):
     produces: ClassVar[tuple[str, ...]] = ()
     roles: ClassVar[tuple[str, ...]] = ()
     domains: ClassVar[tuple[str, ...]] = ()
+    references: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     @property
     def makes(self) -> tuple[str, ...]:

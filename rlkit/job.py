@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlkit.errors import RunError
+from rlkit.errors import RecipeError, RunError
 from rlkit.plugins import Registry
 from rlkit.recipe import Recipe
 from rlkit.run_directory import RunDirectory
@@ -67,8 +67,10 @@ class Job:
 
     @cached_property
     def engine(self) -> Any:
-        """Return the engine."""
-        return self.load("engine", self.recipe.engine)
+        """Return the engine, on the device that the stage asks for."""
+        settings: Any = self.recipe.engine
+        device = getattr(self.settings, "device", None)
+        return self.load("engine", settings.model_copy(update={"device": device}) if device else settings)
 
     @cached_property
     def events(self) -> Any:
@@ -86,6 +88,19 @@ class Job:
     def load(self, kind: str, settings: Any, *args: Any) -> Any:
         """Import a component and call it with its settings and further arguments."""
         return self.registry.get(kind, settings.type).load()(settings, *args)
+
+    def load_reward(self, settings: Any) -> Any:
+        """Import a reward and call it with its settings and the domain; a model's ``stage`` becomes its ``path``."""
+        wanted = getattr(settings, "needs_artefact", None)
+        if wanted and not (settings.path or settings.paths):
+            name = settings.stage or next(iter(reversed(self.trained_stages(wanted))), None)
+            if name is None:
+                raise RecipeError(
+                    f"stages.{self.stage}: the reward {settings.type!r} needs a {wanted}, which no stage before makes; "
+                    "add one, or give the reward a path"
+                )
+            settings = settings.model_copy(update={"path": str(self.model_of(name)), "stage": None})
+        return self.load("reward", settings, self.domain)
 
     # ---- models
 

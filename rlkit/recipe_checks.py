@@ -37,7 +37,7 @@ def cross_checks(model: type[Settings], tree: Mapping[str, Any]) -> Iterator[Pro
     yield from _domains(classes)
     yield from _constrained(tree, classes, stages)
     yield from _consumed(classes, everyone)
-    yield from _references(tree, classes, stages)
+    yield from _references(model, tree, classes)
     yield from _selected(tree, classes, stages)
     yield from _frozen(model, tree, stages)
     yield from _extra(model, tree, classes)
@@ -110,20 +110,19 @@ def _no_records(settings: type[Settings], wanted: str, domain: type[Settings]) -
     return f"{wrong}; choose another algorithm or domain"
 
 
-def _references(tree: Mapping[str, Any], classes: Classes, stages: list[str]) -> Iterator[Problem]:
-    """Yield ``start_from`` and ``models`` that name no earlier stage with a model."""
+def _references(model: type[Settings], tree: Mapping[str, Any], classes: Classes) -> Iterator[Problem]:
+    """Yield fields that name no earlier stage, or one that does not make what the field needs."""
     everyone = list(_mapping(tree.get("stages")))
-    for stage in stages:
-        mapping = _mapping(tree["stages"][stage])
-        models = mapping.get("models")
-        wanted: list[tuple[Keys, Any]] = [(("start_from",), mapping.get("start_from"))]
-        if isinstance(models, list):
-            wanted += [(("models", index), name) for index, name in enumerate(models)]
-        earlier = everyone[: everyone.index(stage)]
-        trained = [name for name in earlier if _makes(classes, name, "policy")]
-        for keys, name in wanted:
-            if isinstance(name, str) and keys[0] in classes["stages", stage].model_fields and name not in trained:
-                yield Problem(("stages", stage, *keys), _no_such_model(name, stage, everyone, trained))
+    for place, value in places(model, tree):
+        if len(place.keys) < 3 or place.keys[0] != "stages" or not isinstance(value, str):
+            continue
+        field = place.keys[-1] if isinstance(place.keys[-1], str) else place.keys[-2]  # an entry of a list
+        kinds = getattr(place.owner, "references", {}).get(field)
+        if kinds:
+            earlier = everyone[: everyone.index(str(place.keys[1]))]
+            fitting = [name for name in earlier if any(_makes(classes, name, kind) for kind in kinds)]
+            if value not in fitting:
+                yield Problem(place.keys, _no_such_model(value, earlier, everyone, fitting, kinds))
 
 
 def _makes(classes: Classes, stage: str, kind: str) -> bool:
@@ -134,13 +133,16 @@ def _makes(classes: Classes, stage: str, kind: str) -> bool:
     return kind in own.produces or (algorithm is not None and kind in algorithm.produces)
 
 
-def _no_such_model(name: str, stage: str, everyone: list[str], trained: list[str]) -> str:
+def _no_such_model(
+    name: str, earlier: list[str], everyone: list[str], fitting: list[str], kinds: tuple[str, ...]
+) -> str:
     if name not in everyone:
-        return f"no stage is called {name!r}{did_you_mean(name, trained)}"
-    choice = f"choose one of: {', '.join(trained)}" if trained else "no stage before this one trains a model"
-    if everyone.index(name) >= everyone.index(stage):
+        return f"no stage is called {name!r}{did_you_mean(name, fitting)}"
+    what = "a model" if kinds == ("policy",) else f"a {' or a '.join(kinds)}"
+    choice = f"choose one of: {', '.join(fitting)}" if fitting else f"no stage before this one trains {what}"
+    if name not in earlier:
         return f"must be an earlier stage, got {name!r}; {choice}"
-    return f"must be a stage that trains a model, got {name!r}; {choice}"
+    return f"must be a stage that trains {what}, got {name!r}; {choice}"
 
 
 def _selected(tree: Mapping[str, Any], classes: Classes, stages: list[str]) -> Iterator[Problem]:
@@ -177,7 +179,7 @@ def _extra(model: type[Settings], tree: Mapping[str, Any], classes: Classes) -> 
         algorithm = classes.get((*place.keys[:2], "algorithm"))
         sources = getattr(algorithm, "training_arguments", ())
         for name in _mapping(value) if algorithm else ():
-            problem = extra_problem(name, sources)
+            problem = extra_problem(name, sources, getattr(algorithm, "said_here", None))
             if problem:
                 yield Problem((*place.keys, name), problem, at_key=True)
 

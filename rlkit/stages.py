@@ -56,6 +56,7 @@ def _save(trainer: Any, job: Job) -> dict[str, Any]:
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # a collective call under ZeRO-3
     if job.rank != 0:
         return {}
+    whole = state
     if wrapped:
         state = {name[3:]: value for name, value in state.items() if name.startswith("lm.")}
     final, partial = job.folder / "model", job.folder / "model.partial"
@@ -67,6 +68,8 @@ def _save(trainer: Any, job: Job) -> dict[str, Any]:
     tokenizer = trainer.processing_class
     tokenizer.save_pretrained(partial)
     job.domain.save(partial)
+    if wrapped:
+        trainer.model.save_beside(partial, whole)
     beside = trainer.save_beside(partial) if hasattr(trainer, "save_beside") else {}
     shutil.rmtree(final, ignore_errors=True)
     os.replace(partial, final)

@@ -101,7 +101,7 @@ def test_a_third_partys_algorithm_joins_the_union_with_its_own_settings(install)
 
 
 def test_without_the_plugin_the_same_recipe_lists_what_is_installed():
-    with pytest.raises(RecipeError, match=r"no algorithm is called 'nudge'; choose one of: grpo, sft"):
+    with pytest.raises(RecipeError, match=r"no algorithm is called 'nudge'; choose one of: dpo, grpo"):
         recipe_from_tree(recipe_with({"type": "nudge"}))
 
 

@@ -18,6 +18,7 @@ from rlkit.job import Job
 from rlkit.ops.advantages import group_advantages
 from rlkit.ops.kl import kl_k1, kl_k3
 from rlkit.ops.policy_loss import LOSSES, NORMALIZATION, Counts, aggregate, entropy_bonus, kl_penalty, log_ratio
+from rlkit.policy.algorithm import PolicyAlgorithm
 from rlkit.policy.build import policy_trainer
 from rlkit.policy.group_batch import GroupBatch
 from rlkit.policy.grouped_forward import PolicyOutput
@@ -25,7 +26,7 @@ from rlkit.policy.rollouts import Rollouts
 from rlkit.policy.trainer import PolicyTrainer
 
 
-class GRPO:
+class GRPO(PolicyAlgorithm):
     """Experience and loss.
 
     Args:
@@ -33,6 +34,7 @@ class GRPO:
     """
 
     def __init__(self, settings: GRPOSettings) -> None:
+        super().__init__()
         self.settings = settings
 
     def experience(self, rollouts: Rollouts) -> dict[str, Tensor]:
@@ -41,7 +43,7 @@ class GRPO:
         advantages = group_advantages(
             rollouts.rewards, rollouts.present, scale=settings.advantage_scale, baseline=settings.advantage_baseline
         )
-        return {"advantages": advantages}
+        return {"rewards": rollouts.rewards, "advantages": advantages}
 
     def loss(self, output: PolicyOutput, batch: GroupBatch, counts: Counts) -> tuple[Tensor, dict[str, Tensor]]:
         """Return a micro-batch's share of the loss, and of what is logged."""

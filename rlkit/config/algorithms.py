@@ -71,6 +71,8 @@ class PolicySettings(Settings):
     """Weight of the KL term to the reference; 0: no reference is kept."""
     kl_estimator: Literal["k1", "k3"] = "k3"
     """Schulman's estimators of the KL divergence; k3 is GRPO's (arXiv 2402.03300, eq. 4)."""
+    offload: bool = False
+    """Keep the reference and learned reward models in CPU memory while they do not compute."""
     reference_sync: ReferenceSyncSettings | None = None
     """Let the reference follow the policy; none: it stays the stage's starting model."""
     entropy_coef: float = Field(0.0, ge=0)

@@ -47,15 +47,24 @@ class WrappedModel(nn.Module):
         """Pass on to the language model."""
         self.lm.gradient_checkpointing_disable()
 
+    def save_beside(self, folder: Path, state: Mapping[str, Tensor]) -> None:
+        """Write what is trained beside the language model, where it has been saved.
+
+        Args:
+            folder: the language model's.
+            state: all weights of this module by name, gathered.
+        """
+        heads = {name: value.contiguous() for name, value in state.items() if not name.startswith("lm.")}
+        if heads:
+            save_file(heads, folder / HEADS_FILE)
+
 
 def save_wrapped(model: WrappedModel, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
     """Write the language model in Hugging Face layout and the heads beside it."""
     state = state if state is not None else model.state_dict()
     lm_state = {name[3:]: value for name, value in state.items() if name.startswith("lm.")}
     model.lm.save_pretrained(folder, state_dict=lm_state)
-    heads = {name: value.contiguous() for name, value in state.items() if not name.startswith("lm.")}
-    if heads:
-        save_file(heads, folder / HEADS_FILE)
+    WrappedModel.save_beside(model, folder, state)
 
 
 def load_wrapped(model: WrappedModel, folder: Path) -> None:

@@ -8,17 +8,25 @@ from typing import Any
 
 from transformers import EarlyStoppingCallback, TrainingArguments
 
+from rlkit.config.ppo import ValueSettings
 from rlkit.errors import RecipeError
 from rlkit.job import Job
 from rlkit.models.load import make_trainable
+from rlkit.policy.algorithm import PolicyAlgorithm
 from rlkit.policy.collect import Collector, weighted
+from rlkit.policy.mini_batches import LoopSettings
 from rlkit.policy.module import PolicyModel
 from rlkit.policy.rollouts import PromptStream, Rollouts
-from rlkit.policy.trainer import LoopSettings, PolicyAlgorithm, PolicyTrainer
+from rlkit.policy.trainer import PolicyTrainer
+from rlkit.policy.value import make_value
 
 
 def policy_trainer(
-    job: Job, algorithm: PolicyAlgorithm, settings: Any, amend: Callable[[Rollouts], Rollouts] | None = None
+    job: Job,
+    algorithm: PolicyAlgorithm,
+    settings: Any,
+    amend: Callable[[Rollouts], Rollouts] | None = None,
+    value: ValueSettings | None = None,
 ) -> PolicyTrainer:
     """Build the trainer of an online stage.
 
@@ -27,8 +35,10 @@ def policy_trainer(
         algorithm: experience and loss.
         settings: the algorithm's settings, a ``PolicySettings``.
         amend: what the algorithm does to fresh rollouts before they are rewarded.
+        value: what values states; none: nothing does.
     """
     loaded = job.load_model()
+    valued = make_value(job, value, loaded) if value else None
     prompts = job.domain.prompts("train")
     loop = _loop(job, settings, len(prompts))
     rollout = job.load("rollout", settings.rollout)
@@ -41,11 +51,12 @@ def policy_trainer(
         job.domain.normalization,
         rollout.temperature,
         settings.forward,
+        valued,
     )
     collector = Collector(
         settings,
         rollout=rollout,
-        rewards=weighted(settings.rewards, lambda reward: job.load("reward", reward, job.domain)),
+        rewards=weighted(settings.rewards, job.load_reward),
         domain=job.domain,
         tokenizer=loaded.tokenizer,
         stream=PromptStream(prompts, job.seed),

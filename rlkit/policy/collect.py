@@ -105,18 +105,24 @@ class Collector:
         seconds: dict[str, float] = {"rollout": 0.0, "reward": 0.0}
         rollouts = self._complete(lm, self.stream.take(cursor, count), ("train", rollout), seconds)
         cursor += count
-        dead = zero_signal(rollouts.rewards, rollouts.present)
+        dead = self._without_signal(rollouts)
         rolled, without = count, int(dead.sum())
         tries = self.settings.max_refills if self.settings.zero_signal == "refill" else 0
         while tries and dead.any():
             missing = int(dead.sum())
             more = self._complete(lm, self.stream.take(cursor, missing), ("train", rollout), seconds)
             rollouts = concat([rollouts.select((~dead).nonzero()[:, 0].tolist()), more])
-            dead = zero_signal(rollouts.rewards, rollouts.present)
+            dead = self._without_signal(rollouts)
             cursor, tries, rolled = cursor + missing, tries - 1, rolled + missing
-            without += int(zero_signal(more.rewards, more.present).sum())
+            without += int(self._without_signal(more).sum())
         keep = torch.ones_like(dead) if self.settings.zero_signal == "keep" else ~dead
         return Collected(rollouts, keep, cursor, without / rolled, seconds)
+
+    def _without_signal(self, rollouts: Rollouts) -> Tensor:
+        """Return (B,) True where all rewards of a group are equal; a group of one is not compared with itself."""
+        if self.settings.group_size == 1:
+            return torch.zeros(len(rollouts.prompts), dtype=torch.bool)
+        return zero_signal(rollouts.rewards, rollouts.present)
 
     @torch.no_grad()
     def validate(self, lm: Any) -> dict[str, float]:
@@ -165,17 +171,37 @@ class Collector:
         )
 
     def _reward(self, rollouts: Rollouts) -> None:
-        total = torch.zeros(rollouts.scores.shape)
+        total, mask = torch.zeros(rollouts.scores.shape), rollouts.batch.mask
         for reward in self.rewards:
-            score = reward.score(rollouts).float()
-            if score.shape != total.shape or not torch.isfinite(score[rollouts.present]).all():
-                raise TrainingError(
-                    f"reward {reward.name}: must return finite numbers of shape {tuple(total.shape)}, "
-                    f"got {tuple(score.shape)}; look at the reward's code"
-                )
+            score = self._scored(reward, rollouts)
+            if score.ndim == 3:  # tokens were scored
+                score = score.masked_fill(~mask, 0.0)
+                dense = torch.zeros(mask.shape) if rollouts.dense is None else rollouts.dense
+                rollouts.dense, score = dense + reward.weight * score, score.sum(-1)
             rollouts.parts[reward.name] = score.masked_fill(~rollouts.present, 0.0)
             total += reward.weight * rollouts.parts[reward.name]
         rollouts.rewards = total
+
+    def _scored(self, reward: WeightedReward, rollouts: Rollouts) -> Tensor:
+        """Return (B, G) scores, or (B, G, C) of tokens; a learned reward visits the device where it may not stay.
+
+        Raises:
+            TrainingError: the shape is another one, or a number is not finite.
+        """
+        move = getattr(reward.score, "to", None)
+        if move is not None:
+            move(self.device)
+        score = reward.score(rollouts).float().cpu()
+        if move is not None and self.settings.offload:
+            move("cpu")
+        mask = rollouts.batch.mask
+        shapes = {mask.shape[:2]: rollouts.present, mask.shape: mask}
+        if score.shape not in shapes or not torch.isfinite(score[shapes[score.shape]]).all():
+            raise TrainingError(
+                f"reward {reward.name}: must return finite numbers of shape {tuple(mask.shape[:2])}, "
+                f"got {tuple(score.shape)}; look at the reward's code"
+            )
+        return score
 
 
 def _place() -> tuple[int, int]:

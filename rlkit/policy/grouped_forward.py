@@ -52,8 +52,12 @@ class PolicyOutput(NamedTuple):
     """(B, G, C) float32."""
     entropy: Tensor | None
     """(B, G, C) float32, in nats, of the same distributions; None unless asked for."""
-    hidden: Tensor | None
+    hidden: Tensor | None = None
     """(B, G, C, D) the state that predicts each token; None unless asked for."""
+    distributions: Tensor | None = None
+    """(N, W) log-probs of all that each counted token could have been, in order; None unless asked for."""
+    values: Tensor | None = None
+    """(B, G, C) of the state before each token; None without a value head."""
 
 
 @dataclass
@@ -76,6 +80,7 @@ def policy_forward(
     temperature: float = 1.0,
     with_entropy: bool = False,
     with_hidden: bool = False,
+    with_distributions: bool = False,
     mode: Mode = "auto",
 ) -> PolicyOutput:
     """Compute the log-prob of each completion token under the distribution that it was sampled from.
@@ -89,6 +94,7 @@ def policy_forward(
         temperature: of the rollout.
         with_entropy: also return entropies; they carry gradients.
         with_hidden: also return the states, for a value head.
+        with_distributions: also return whole distributions, for an exact KL divergence.
         mode: ``auto`` groups where it is right and pays.
 
     Raises:
@@ -110,7 +116,19 @@ def policy_forward(
         logprobs=_place(pick(distributions, choices, found.rows), found, batch),
         entropy=_place(entropy(distributions)[found.rows], found, batch) if with_entropy else None,
         hidden=spread(found, batch) if with_hidden else None,
+        distributions=distributions[found.rows] if with_distributions else None,
     )
+
+
+def completion_hidden(model: nn.Module, batch: GroupBatch, mode: Mode = "auto") -> Tensor:
+    """Return (B, G, C, D) the states that predict each completion token, of a model that needs no output head.
+
+    Args:
+        model: anything with a decoder, such as a sequence classifier.
+        batch: prompts and completions.
+        mode: as for ``policy_forward``.
+    """
+    return spread(sites(model, batch, grouped=_is_grouped(model, batch, mode, has_head=False)), batch)
 
 
 def expected_gain(model: nn.Module, batch: GroupBatch) -> float:
@@ -174,11 +192,12 @@ def _place(values: Tensor, found: Sites, batch: GroupBatch) -> Tensor:
     return values.new_zeros(batch.mask.numel()).scatter(0, found.places, values).view(batch.mask.shape)
 
 
-def _is_grouped(model: nn.Module, batch: GroupBatch, mode: Mode) -> bool:
+def _is_grouped(model: nn.Module, batch: GroupBatch, mode: Mode, has_head: bool = True) -> bool:
     """Decide how to run, say once why it is dense, and check what was not checked before."""
     seen = _CHECKED.get(base_model(model))
     if seen is None:
-        _check_head(model, batch)
+        if has_head:
+            _check_head(model, batch)
         seen = _CHECKED[base_model(model)] = _Checked()
     if mode == "dense":
         return False

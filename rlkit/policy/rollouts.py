@@ -28,7 +28,8 @@ class Rollouts:
         truncated: (B, G) True where a completion was cut off before its end.
         answers: (B, C') the answers' tokens, padded with 0, and ``answer_mask`` (B, C').
         rewards: (B, G) the weighted sum of ``parts``.
-        parts: reward name -> (B, G), unweighted.
+        parts: reward name -> (B, G), unweighted; a reward that scores tokens counts with its sum.
+        dense: (B, G, C) the weighted sum of what single tokens were given, also part of ``rewards``; None: nothing.
     """
 
     prompts: list[Prompt]
@@ -40,6 +41,7 @@ class Rollouts:
     answer_mask: Tensor
     rewards: Tensor = field(default_factory=lambda: torch.empty(0))
     parts: dict[str, Tensor] = field(default_factory=dict)
+    dense: Tensor | None = None
 
     @property
     def present(self) -> Tensor:
@@ -60,6 +62,7 @@ class Rollouts:
             answer_mask=self.answer_mask[index],
             rewards=self.rewards[index] if len(self.rewards) else self.rewards,
             parts={name: value[index] for name, value in self.parts.items()},
+            dense=None if self.dense is None else self.dense[index],
         )
 
 
@@ -83,7 +86,15 @@ def concat(rollouts: Sequence[Rollouts]) -> Rollouts:
         answer_mask=torch.cat([pad(r.answer_mask) for r in rollouts]),
         rewards=torch.cat([r.rewards for r in rollouts]),
         parts={name: torch.cat([r.parts[name] for r in rollouts]) for name in first.parts},
+        dense=_concat_dense(rollouts),
     )
+
+
+def _concat_dense(rollouts: Sequence[Rollouts]) -> Tensor | None:
+    width = max(r.batch.mask.shape[-1] for r in rollouts)
+    found = [r.dense for r in rollouts if r.dense is not None]
+    assert len(found) in (0, len(rollouts)), "rewards score tokens always or never"
+    return torch.cat([torch.nn.functional.pad(d, (0, width - d.shape[-1])) for d in found]) if found else None
 
 
 class PromptStream:

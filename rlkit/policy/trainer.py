@@ -3,7 +3,7 @@
 The hook is ``Trainer.get_batch_samples``. It is called once per optimizer step and returns exactly the asked number of
 micro-batches, with the global counts that the loss divides by. One rollout of R prompts serves
 ``U = updates_epochs * R / batch_size`` optimizer steps out of a buffer. Rollouts, rewards and this loop never know the
-algorithm: it supplies ``experience(rollouts)`` and ``loss(output, batch, counts)``.
+algorithm: it is a ``PolicyAlgorithm``.
 """
 
 from __future__ import annotations
@@ -11,80 +11,44 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
 from rlkit.config.algorithms import PolicySettings
 from rlkit.errors import TrainingError
-from rlkit.models.wrapped import WrappedTrainer, copy_frozen, global_sum
+from rlkit.models.wrapped import WrappedTrainer, global_sum
+from rlkit.ops.kl import kl_full
 from rlkit.ops.policy_loss import Counts
-from rlkit.policy.collect import Collected, Collector
+from rlkit.policy.algorithm import PolicyAlgorithm
+from rlkit.policy.collect import Collector
 from rlkit.policy.group_batch import GroupBatch
 from rlkit.policy.grouped_forward import PolicyOutput
 from rlkit.policy.metrics import rollout_metrics, sample_rows
+from rlkit.policy.mini_batches import LoopSettings, Tickets, mini_batches, nothing_of, part_of
 from rlkit.policy.module import PolicyModel
+from rlkit.policy.reference import Reference
 from rlkit.policy.rollouts import Rollouts
+from rlkit.policy.step_log import StepLog
 
 logger = logging.getLogger("rlkit")
 
 STATE_FILE = "policy.json"
 RESUMED = ("cursor", "rollout", "start_metric", "synced_step")
-"""What a checkpoint holds beside weights, optimizer and random states."""
+"""What a checkpoint holds beside weights, optimizer, random states and the algorithm's own state."""
 REFERENCE_FOLDER = "reference"
 FIRST_PASS_TOLERANCE = 1e-4
 LOW_PRECISION_TOLERANCE = 2e-2
-
-
-class PolicyAlgorithm(Protocol):
-    """What an online algorithm supplies."""
-
-    def experience(self, rollouts: Rollouts) -> dict[str, Tensor]:
-        """Return the numbers of all groups, (B, G) or (B, G, C): advantages, and whatever else its loss reads."""
-        ...
-
-    def loss(self, output: PolicyOutput, batch: GroupBatch, counts: Counts) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return a micro-batch's share of the loss, and shares of metrics; shares add up over the global batch."""
-        ...
-
-
-@dataclass(frozen=True)
-class LoopSettings:
-    """The arithmetic of the loop.
-
-    Args:
-        rollout_batch_size: prompts per rollout, over all ranks.
-        batch_size: prompts per optimizer step, over all ranks.
-        updates_epochs: passes over each rollout.
-        rollouts: rollouts in all.
-    """
-
-    rollout_batch_size: int
-    batch_size: int
-    updates_epochs: int
-    rollouts: int
-
-    @property
-    def updates(self) -> int:
-        """Return U, the optimizer steps that one rollout serves."""
-        return self.updates_epochs * self.rollout_batch_size // self.batch_size
-
-
-class _Tickets(IterableDataset):
-    """Counts steps for the Trainer; the prompts are ours, since its loader reads ahead."""
-
-    def __iter__(self) -> Iterator[int]:
-        while True:
-            yield 0
+KL_LIMIT = 1.5
+"""A rollout's remaining updates are skipped where the policy has moved this many times ``target_kl``."""
 
 
 class _UpdateClock(TrainerCallback):
@@ -98,15 +62,6 @@ class _UpdateClock(TrainerCallback):
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.seconds["update"] += time.perf_counter() - self.started
-
-
-def _part(batch: GroupBatch, rows: Tensor) -> GroupBatch:
-    """Return some groups; where there are none one group that counts nothing, so that every rank takes every step."""
-    if len(rows):
-        return batch.select(rows)
-    part = batch.select([0])
-    part.mask = torch.zeros_like(part.mask)
-    return part
 
 
 class PolicyTrainer(WrappedTrainer):
@@ -136,44 +91,72 @@ class PolicyTrainer(WrappedTrainer):
         events: Any,
         **kwargs: Any,
     ) -> None:
-        super().__init__(model, args, eval_dataset=_Tickets(), **kwargs)  # never read: the collector has the prompts
+        super().__init__(model, args, eval_dataset=Tickets(), **kwargs)  # never read: the collector has the prompts
         self.algorithm, self.settings, self.loop, self.collector = algorithm, settings, loop, collector
         self.log_sample, self.events = log_sample, events
         self.cursor = self.rollout = 0
         self.start_metric: float | None = None
         self.buffer: list[GroupBatch] = []
-        self.shares: dict[str, list[Tensor]] = defaultdict(list)
-        self.noted: dict[str, list[float]] = defaultdict(list)
-        self.seconds: dict[str, float] = defaultdict(float)
-        self.logged_step = self.synced_step = 0
-        self.add_callback(_UpdateClock(self.seconds))
+        self.notes = StepLog()
+        self.synced_step = 0
+        self.moved: list[Tensor] = []
+        """Shares of the KL divergence to the sampling policy, of the step that is being computed."""
+        self.skipping = False
+        self.add_callback(_UpdateClock(self.notes.seconds))
         self.start_state = {name: p.detach().cpu().clone() for name, p in model.named_parameters() if p.requires_grad}
-        self.adapter = hasattr(model.lm, "disable_adapter")
-        self.reference = self._make_reference()
+        self.reference = None if settings.kl_coef == 0 else Reference(model, args.device, settings.offload)
 
-    def _make_reference(self) -> PolicyModel | None:
-        """Return the frozen starting model; under LoRA the policy without its adapter serves, so nothing is copied."""
-        if self.settings.kl_coef == 0 or self.adapter:
-            return None
-        reference: Any = copy_frozen(self.model)
-        return reference.to(self.args.device)
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Build the optimizer; what values states may have a learning rate of its own."""
+        optimizer = super().create_optimizer(model)
+        rate = self.algorithm.value_learning_rate
+        mine = {id(parameter) for name, parameter in self.model.named_parameters() if name.startswith("value.")}
+        for group in list(optimizer.param_groups) if rate and mine else ():
+            values = [parameter for parameter in group["params"] if id(parameter) in mine]
+            if values:
+                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in mine]
+                optimizer.add_param_group({**group, "params": values, "lr": rate})
+        optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+        return optimizer
 
     # ---- the source of batches
 
     def get_train_dataloader(self) -> DataLoader:
         """Return a loader that only counts."""
-        return DataLoader(_Tickets(), batch_size=1)
+        return DataLoader(Tickets(), batch_size=1)
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> tuple[list, Any]:
         """Return exactly ``num_batches`` micro-batches of this rank, and the global counts of the optimizer step."""
         for _ in range(num_batches):
             next(epoch_iterator)
         if not self.buffer:
-            self.buffer = self._collect()
+            self.buffer, self.skipping = self._collect(), False
         batch = self.buffer.pop(0)
+        if self._has_moved_far():
+            batch = self._skipped(batch)
         counts = torch.stack([batch.num_tokens, batch.num_completions]).float().to(device)
-        parts = [_part(batch, rows) for rows in torch.arange(len(batch)).tensor_split(num_batches)]
+        parts = [part_of(batch, rows) for rows in torch.arange(len(batch)).tensor_split(num_batches)]
         return parts, global_sum(counts).clamp_min(1)  # where all groups are filtered out, 0 / 0 would be nan
+
+    def _has_moved_far(self) -> bool:
+        """Return whether the policy has left the one that sampled by more than ``target_kl`` allows; a collective."""
+        limit, moved = self.algorithm.target_kl, self.moved
+        self.moved = []
+        if limit is None or len(self.buffer) == self.loop.updates - 1:  # a fresh rollout
+            return False
+        if not self.skipping:
+            self.skipping = bool(global_sum(torch.stack(moved).sum()) > KL_LIMIT * limit)
+        return self.skipping
+
+    def _skipped(self, batch: GroupBatch) -> GroupBatch:
+        """Make the coming step change nothing: no group counts, and learning rates are 0 until the schedule goes on.
+
+        The step is still taken, so that steps, schedule and checkpoints fall where they do without an early stop.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = 0.0
+        self.notes.note({"updates_skipped": 1.0}, {})
+        return nothing_of(batch)
 
     @torch.no_grad()
     def _collect(self) -> list[GroupBatch]:
@@ -184,45 +167,66 @@ class PolicyTrainer(WrappedTrainer):
             found = self.collector.collect(lm, self.rollout, self.cursor, self.loop.rollout_batch_size)
         self.cursor, self.rollout = found.cursor, self.rollout + 1
         self.events.on_rollouts(step=self.state.global_step, rollouts=found.rollouts)
-        self._note(rollout_metrics(found.rollouts) | {"zero_signal": found.zero_signal}, found.seconds)
+        self.notes.note(rollout_metrics(found.rollouts) | {"zero_signal": found.zero_signal}, found.seconds)
         self._write_samples(found.rollouts)
-        numbers = self.algorithm.experience(found.rollouts) | {"scores": found.rollouts.scores}
-        found.rollouts.batch.numbers |= numbers
-        started = time.perf_counter()
-        batches = [self._with_constants(part.to(self.args.device)) for part in self._mini_batches(found)]
-        self.seconds["constants"] += time.perf_counter() - started
-        self.model.train()
-        return batches * self.settings.updates_epochs
-
-    def _mini_batches(self, found: Collected) -> list[GroupBatch]:
-        """Return this rank's part of each mini-batch: the same global mini-batches on any number of ranks."""
         batch = found.rollouts.batch
-        parts = []
-        for rows in torch.arange(len(batch)).split(self.loop.batch_size):
-            kept = rows[found.keep[rows]]
-            parts.append(_part(batch, kept.tensor_split(self.args.world_size)[self.args.process_index]))
-        return parts
+        batch.numbers |= self.algorithm.experience(found.rollouts) | {"scores": found.rollouts.scores}
+        place = {"rank": self.args.process_index, "processes": self.args.world_size}
+        started = time.perf_counter()
+        parts = [part.to(self.args.device) for part in mini_batches(batch, found.keep, self.loop.batch_size, **place)]
+        for part in parts:
+            part.numbers |= self._constants(part)
+        if self.algorithm.credits:
+            self.notes.note(self.algorithm.credit(parts), {})
+        self.notes.seconds["constants"] += time.perf_counter() - started
+        self.model.train()
+        return parts * self.settings.updates_epochs
 
-    def _with_constants(self, batch: GroupBatch) -> GroupBatch:
-        """Add old and reference log-probs; with one update per rollout the old are the current ones: no forward."""
-        if self.loop.updates > 1:
-            batch.numbers["old_logprobs"] = self._logprobs(self.model_wrapped, batch)
-        if self.reference is not None:
-            batch.numbers["ref_logprobs"] = self._logprobs(self.reference, batch)
-        elif self.settings.kl_coef > 0:
-            with self.model.lm.disable_adapter():
-                batch.numbers["ref_logprobs"] = self._logprobs(self.model_wrapped, batch)
-        return batch
+    def _constants(self, batch: GroupBatch) -> dict[str, Tensor]:
+        """Return log-probs and values of the sampling policy, and the reference's log-probs.
 
-    def _logprobs(self, model: Any, batch: GroupBatch) -> Tensor:
-        """Return (B, G, C) log-probs, a micro-batch at a time: as many on every rank, as ZeRO-3 has to have it."""
+        With one update per rollout the loss takes the current ones as old: unless another asks, no forward is needed.
+        """
+        numbers: dict[str, Tensor] = {}
+        if self.loop.updates > 1 or self.algorithm.credits:
+            numbers |= self._numbers(self.model_wrapped, batch)
+        if self.reference is None:
+            return numbers
+        with self.reference.in_use(self.model_wrapped) as reference:
+            if self.settings.kl_estimator == "full":
+                return numbers | {"ref_kl": self._exact_kl(reference, batch)}
+            return numbers | {"ref_logprobs": self._numbers(reference, batch)["old_logprobs"]}
+
+    def _numbers(self, model: Any, batch: GroupBatch) -> dict[str, Tensor]:
+        """Return (B, G, C) log-probs, and values where there are any."""
+
+        def compute(part: GroupBatch) -> dict[str, Tensor]:
+            output = model(part, with_entropy=False)
+            return {"old_logprobs": output.logprobs} | ({} if output.values is None else {"values": output.values})
+
+        return self._by_micro_batch(compute, batch)
+
+    def _exact_kl(self, reference: Any, batch: GroupBatch) -> Tensor:
+        """Return (B, G, C) the KL divergence of the policy's distribution of each token from the reference's."""
+
+        def compute(part: GroupBatch) -> dict[str, Tensor]:
+            asked = {"with_entropy": False, "with_distributions": True}
+            mine, other = self.model_wrapped(part, **asked), reference(part, **asked)
+            kl = torch.zeros_like(mine.logprobs)
+            kl[part.mask] = kl_full(mine.distributions, other.distributions)
+            return {"ref_kl": kl}
+
+        return self._by_micro_batch(compute, batch)["ref_kl"]
+
+    def _by_micro_batch(self, compute: Any, batch: GroupBatch) -> dict[str, Tensor]:
+        """Return what is computed a micro-batch at a time: as many on every rank, as ZeRO-3 has to have it."""
         width = batch.mask.shape[-1]
-        parts = []
+        found: list[dict[str, Tensor]] = []
         with self.compute_loss_context_manager():
             for rows in torch.arange(len(batch)).tensor_split(self.args.gradient_accumulation_steps):
-                part = model(_part(batch, rows), with_entropy=False).logprobs[: len(rows)]
-                parts.append(torch.nn.functional.pad(part, (0, width - part.shape[-1])))
-        return torch.cat(parts)
+                numbers = {name: value[: len(rows)] for name, value in compute(part_of(batch, rows)).items()}
+                found.append({name: F.pad(value, (0, width - value.shape[-1])) for name, value in numbers.items()})
+        return {name: torch.cat([part[name] for part in found]) for name in found[0]}
 
     @contextmanager
     def _whole_policy(self) -> Iterator[Any]:
@@ -247,8 +251,9 @@ class PolicyTrainer(WrappedTrainer):
         inputs.numbers.setdefault("old_logprobs", output.logprobs.detach())
         counts = Counts(num_items_in_batch[0], num_items_in_batch[1], self.collector.max_completion_tokens)
         loss, shares = self.algorithm.loss(output, inputs, counts)
-        for name, share in {"policy_objective": loss, **shares}.items():
-            self.shares[name].append(share.detach())
+        self.notes.share({"policy_objective": loss, **shares})
+        if "approx_kl" in shares:
+            self.moved.append(shares["approx_kl"].detach())
         return loss * self.args.world_size
 
     def _check_first_pass(self, logprobs: Tensor, batch: GroupBatch) -> None:
@@ -272,16 +277,10 @@ class PolicyTrainer(WrappedTrainer):
         """Time forward and backward together."""
         started = time.perf_counter()
         loss = super().training_step(model, inputs, num_items_in_batch)
-        self.seconds["forward_backward"] += time.perf_counter() - started
+        self.notes.seconds["forward_backward"] += time.perf_counter() - started
         return loss
 
     # ---- logs
-
-    def _note(self, metrics: Mapping[str, float], seconds: Mapping[str, float]) -> None:
-        for name, value in metrics.items():
-            self.noted[name].append(value)
-        for name, value in seconds.items():
-            self.seconds[name] += value
 
     def _write_samples(self, rollouts: Rollouts) -> None:
         if self.rollout % self.args.logging_steps == 1 or self.args.logging_steps == 1:
@@ -291,16 +290,7 @@ class PolicyTrainer(WrappedTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means of what was noted since the last log, and the seconds per phase."""
         if "loss" in logs:
-            steps = max(self.state.global_step - self.logged_step, 1)
-            totals = {name: torch.stack(values).float().sum() for name, values in self.shares.items()}
-            if totals:
-                summed = global_sum(torch.stack(list(totals.values()))) / steps
-                logs |= {name: round(value, 6) for name, value in zip(totals, summed.tolist())}
-            logs |= {name: round(sum(values) / len(values), 6) for name, values in self.noted.items()}
-            logs |= {f"seconds/{name}": round(value, 3) for name, value in self.seconds.items()}
-            self.logged_step = self.state.global_step
-            for store in (self.shares, self.noted, self.seconds):
-                store.clear()
+            logs |= self.notes.flush(self.state.global_step)
         super().log(logs, start_time)
 
     # ---- the valid split and the best checkpoint
@@ -309,7 +299,7 @@ class PolicyTrainer(WrappedTrainer):
         """Train; the starting model is looked at first, so that it can turn out to be the best one."""
         if resume_from_checkpoint:
             self._load_state(Path(resume_from_checkpoint))
-            self.logged_step = int(Path(resume_from_checkpoint).name.rsplit("-", 1)[1])
+            self.notes.step = int(Path(resume_from_checkpoint).name.rsplit("-", 1)[1])
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     @torch.no_grad()
@@ -322,7 +312,7 @@ class PolicyTrainer(WrappedTrainer):
         with self._whole_policy() as lm:
             found = self.collector.validate(lm)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
-        self.seconds["validate"] += time.perf_counter() - started
+        self.notes.seconds["validate"] += time.perf_counter() - started
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.model.train()
@@ -368,21 +358,20 @@ class PolicyTrainer(WrappedTrainer):
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            state = {name: getattr(self, name) for name in RESUMED}
+            state = {name: getattr(self, name) for name in RESUMED} | {"algorithm": self.algorithm.state}
             (folder / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
             if self.settings.reference_sync and self.reference is not None:
-                self.reference.lm.save_pretrained(folder / REFERENCE_FOLDER)
+                self.reference.save(folder / REFERENCE_FOLDER)
 
     def _load_state(self, folder: Path) -> None:
         state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
         for name in RESUMED:
             setattr(self, name, state[name])
+        self.algorithm.state.update(state["algorithm"])
         self.args.eval_on_start = False
         if (folder / REFERENCE_FOLDER).is_dir():
-            from rlkit.models.wrapped import load_wrapped
-
             assert self.reference is not None
-            load_wrapped(self.reference, folder / REFERENCE_FOLDER)
+            self.reference.load(folder / REFERENCE_FOLDER)
 
     # ---- the reference that follows
 
@@ -394,5 +383,4 @@ class PolicyTrainer(WrappedTrainer):
             return
         self.synced_step = self.state.global_step
         with self._whole_policy() as lm:
-            for kept, new in zip(self.reference.lm.parameters(), lm.parameters()):
-                kept.lerp_(new.to(kept), sync.mix)
+            self.reference.follow(lm, sync.mix)

@@ -137,14 +137,14 @@ def test_the_reference_is_the_starting_model_and_stays(tmp_path: Path) -> None:
     built = trainer(tmp_path)
     start = weights(built).clone()
     built.train()
-    reference = torch.cat([parameter.flatten() for parameter in built.reference.parameters()])
+    reference = torch.cat([parameter.flatten() for parameter in built.reference.module.parameters()])
     assert torch.equal(reference, start)
     assert not torch.equal(weights(built), start)
 
 
 def test_with_an_adapter_the_policy_without_it_is_the_reference(tmp_path: Path) -> None:
     built = trainer(tmp_path, model={"adapter": {"rank": 4}})
-    assert built.reference is None
+    assert built.reference.module is None
     batch = batches_of(built, 1)[0][0]
     assert torch.allclose(batch.numbers["ref_logprobs"], batch.numbers["old_logprobs"], atol=1e-5)
     built.buffer.clear()
@@ -167,7 +167,7 @@ def test_a_reference_that_follows_moves_by_its_mix_where_a_rollout_ends(tmp_path
             parameter.add_(1.0)
     built.state.global_step = built.loop.updates
     batches_of(built, 1)
-    reference = torch.cat([parameter.flatten() for parameter in built.reference.parameters()])
+    reference = torch.cat([parameter.flatten() for parameter in built.reference.module.parameters()])
     assert torch.allclose(reference, start + 0.5, atol=1e-6)
 
 
@@ -248,8 +248,8 @@ def test_all_ranks_take_as_many_forwards_for_old_logprobs_however_few_groups_the
         return built.model(*args, **kwargs)
 
     with torch.no_grad():
-        whole = built._logprobs(built.model, batch)
-        few = built._logprobs(counted, batch.select([0, 1, 2]))
+        whole = built._numbers(built.model, batch)["old_logprobs"]
+        few = built._numbers(counted, batch.select([0, 1, 2]))["old_logprobs"]
     assert len(calls) == 4
     assert torch.allclose(few, whole[:3, :, : few.shape[-1]], atol=1e-5)
 
