@@ -69,8 +69,8 @@ class PolicySettings(Settings):
     """Passes over each rollout."""
     kl_coef: float = Field(0.001, ge=0)
     """Weight of the KL term to the reference; 0: no reference is kept."""
-    kl_estimator: Literal["k1", "k3"] = "k3"
-    """Schulman's estimators of the KL divergence; k3 is GRPO's (arXiv 2402.03300, eq. 4)."""
+    kl_estimator: Literal["k1", "k2", "k3", "abs", "full"] = "k3"
+    """Schulman's estimators, the absolute log-ratio (abs), or the exact divergence over the vocabulary (full)."""
     offload: bool = False
     """Keep the reference and learned reward models in CPU memory while they do not compute."""
     reference_sync: ReferenceSyncSettings | None = None
@@ -96,18 +96,21 @@ class GRPOSettings(PolicySettings):
 
     group_size: int = Field(16, ge=2)
     """G: completions per prompt."""
-    loss: Literal["grpo", "dr_grpo", "dapo", "gspo"] = "grpo"
+    loss: Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo"] = "grpo"
     """How tokens are averaged, and what the ratio is of.
 
     grpo: mean per completion; dr_grpo: constant length (2503.20783); dapo: mean over all tokens (2503.14476);
-    gspo: ratios of whole sequences (2507.18071).
+    gspo: ratios of whole sequences (2507.18071); cispo: the clip limits a token's weight, never its gradient
+    (2506.13585).
     """
     advantage_scale: Literal["group", "batch", "none"] = "group"
     """What the centered reward is divided by: the group's standard deviation, the batch's, or nothing."""
     advantage_baseline: Literal["mean", "leave_one_out"] = "mean"
     """What is subtracted: the group's mean, or the mean of the others."""
-    clip_low: float = Field(0.2, ge=0, le=0.9)
-    """A probability ratio may fall to 1 - clip_low; .9 lets it fall to 1/10."""
+    kl_estimator: Literal["k1", "k3"] = "k3"
+    """Schulman's estimators of the KL divergence, in the loss; k3 is GRPO's (arXiv 2402.03300, eq. 4)."""
+    clip_low: float = Field(0.2, ge=0, le=1)
+    """A probability ratio may fall to 1 - clip_low; .9 lets it fall to 1/10, 1 (published for cispo) to nothing."""
     clip_high: float = Field(0.2, ge=0, le=9)
     """A probability ratio may rise to 1 + clip_high; 9 lets it rise to 10."""
     add_ground_truth: bool = False

@@ -48,3 +48,7 @@ def kl_full(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     """
     difference = (logprobs - ref_logprobs).masked_fill(logprobs == -torch.inf, 0.0)  # -inf - -inf is NaN
     return (logprobs.exp() * difference).sum(-1)
+
+
+ESTIMATORS = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3, "abs": kl_abs}
+"""What is computed from the log-probs of the sampled tokens alone."""

@@ -5,10 +5,12 @@
   punished less per token than a short one (2503.20783, section 3).
 - ``dapo``: mean over all tokens of the batch (2503.14476, section 3.3), with the asymmetric clip of section 3.1.
 - ``gspo``: one length-normalized ratio per completion, clipped as a whole (2507.18071, section 4).
+- ``cispo``: the clip limits a token's weight but leaves it its gradient (2506.13585, section 3.1, equations 4 and 5).
+- ``rloo``: a completion is one action, so its ratio is the product of its tokens' (2402.14740, section 3).
 
 Each is a function of tensors and plain numbers and reads alone. All divide by *global* counts (``Counts``), so the
 parts of micro-batches and ranks add up to the whole: sum them, do not average. With completions of equal length and a
-ratio of 1 the four have the same gradient, up to a constant; they part where lengths differ or a rollout serves several
+ratio of 1 all have the same gradient, up to a constant; they part where lengths differ or a rollout serves several
 updates. The ratio is clamped to [1 - clip_low, 1 + clip_high]: .9 and 9 reach [1/10, 10].
 """
 
@@ -22,12 +24,14 @@ from torch import Tensor
 from rlkit.ops.kl import kl_k3
 from rlkit.ops.masked import masked_mean, masked_sum
 
-Normalization = Literal["completion", "token", "constant"]
+Normalization = Literal["completion", "token", "constant", "sum"]
 NORMALIZATION: dict[str, Normalization] = {
     "grpo": "completion",
     "dr_grpo": "constant",
     "dapo": "token",
     "gspo": "completion",
+    "cispo": "token",
+    "rloo": "sum",
 }
 """How each loss averages; its KL and entropy terms have to do the same."""
 
@@ -52,7 +56,9 @@ class PolicyLoss(NamedTuple):
     loss: Tensor
     """() carries the gradient."""
     clip_fraction: Tensor
-    """() this part of the share of tokens (gspo: completions) whose gradient the clip removed; parts add up."""
+    """() this part of the share of tokens (gspo, rloo: completions) whose gradient the clip removed; parts add up.
+
+    cispo: of tokens whose weight it changed."""
 
 
 class RatioStatistics(NamedTuple):
@@ -146,7 +152,53 @@ def gspo(
     )
 
 
-LOSSES = {"grpo": grpo, "dr_grpo": dr_grpo, "dapo": dapo, "gspo": gspo}
+def cispo(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    counts: Counts,
+    *,
+    clip_low: float,
+    clip_high: float,
+) -> PolicyLoss:
+    """Return the loss in which every token keeps its gradient, under a weight that the clip limits.
+
+    Arguments as for ``grpo``. The weight is a constant, so the gradient is that of REINFORCE with a limited importance
+    weight, also for tokens that PPO's clip would drop. The published run has no lower limit (``clip_low`` 1).
+    """
+    ratio = log_ratio(logprobs, old_logprobs, mask).detach().exp()  # (B, G, C)
+    weight = ratio.clamp(1 - clip_low, 1 + clip_high)
+    loss = -weight * _per_token(advantages) * logprobs.masked_fill(~mask.bool(), 0.0)
+    return PolicyLoss(
+        aggregate(loss, mask, counts, "token"), aggregate((weight != ratio).float(), mask, counts, "token")
+    )
+
+
+def rloo(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    counts: Counts,
+    *,
+    clip_low: float,
+    clip_high: float,
+) -> PolicyLoss:
+    """Return the loss of completions as single actions: their log-probs are sums over tokens, not means.
+
+    Arguments as for ``grpo``, but ``advantages`` is (B, G). With a ratio of 1 the gradient is that of REINFORCE. The
+    paper needs no clip, since it takes one update per rollout; with more updates it acts as in TRL.
+    """
+    ratio = masked_sum(log_ratio(logprobs, old_logprobs, mask), mask, -1).clamp(max=MAX_LOG_RATIO).exp()  # (B, G)
+    present = mask.any(-1)  # (B, G)
+    loss, clipped = _clipped(ratio, advantages, clip_low, clip_high)
+    return PolicyLoss(
+        masked_sum(loss, present) / counts.num_completions, masked_sum(clipped, present) / counts.num_completions
+    )
+
+
+LOSSES = {"grpo": grpo, "dr_grpo": dr_grpo, "dapo": dapo, "gspo": gspo, "cispo": cispo, "rloo": rloo}
 
 
 def aggregate(values: Tensor, mask: Tensor, counts: Counts, how: Normalization) -> Tensor:
@@ -157,7 +209,8 @@ def aggregate(values: Tensor, mask: Tensor, counts: Counts, how: Normalization) 
         mask: (B, G, C) 1 where a token counts.
         counts: of the whole optimizer step.
         how: ``completion``: mean of each completion, then over completions; ``token``: over all tokens;
-            ``constant``: sum over completions x the longest completion allowed.
+            ``constant``: sum over completions x the longest completion allowed; ``sum``: sum of each completion, then
+            mean over completions.
 
     Returns:
         () the shares of micro-batches and ranks add up.
@@ -166,6 +219,8 @@ def aggregate(values: Tensor, mask: Tensor, counts: Counts, how: Normalization) 
         return masked_mean(values, mask, -1).sum() / counts.num_completions
     if how == "token":
         return masked_sum(values, mask) / counts.num_tokens
+    if how == "sum":
+        return masked_sum(values, mask) / counts.num_completions
     return masked_sum(values, mask) / (counts.num_completions * counts.max_completion_tokens)
 
 

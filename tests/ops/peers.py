@@ -1,7 +1,7 @@
 """Definitions out of other toolkits' source, without installing or importing these: pure tensor code to compare with.
 
 ``RLKIT_TRL_WITH_PPO`` names a folder with trl 1.12 unpacked in it, the last that had a PPO trainer; ``RLKIT_OPENRLHF``
-one with openrlhf. A test that asks for one skips where it is not given.
+one with openrlhf. A test that asks for one skips where it is not given. RLOO's code is taken from the installed trl.
 """
 
 import __future__
@@ -10,6 +10,7 @@ import ast
 import itertools
 import math
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Optional, Union
@@ -19,6 +20,7 @@ import pytest
 import torch
 from torch import nn
 
+TRL_RLOO = ("", "trl/trainer/rloo_trainer.py")
 TRL_PPO = ("RLKIT_TRL_WITH_PPO", "trl/experimental/ppo/ppo_trainer.py")
 OPENRLHF_LOSS = ("RLKIT_OPENRLHF", "openrlhf/models/loss.py")
 OPENRLHF_UTILS = ("RLKIT_OPENRLHF", "openrlhf/models/utils.py")
@@ -30,7 +32,7 @@ KNOWN = {"torch": torch, "nn": nn, "np": np, "math": math, "itertools": itertool
 def parsed(source: tuple[str, str]) -> ast.Module:
     """Return a peer's file; skip the test where there is none."""
     variable, file = source
-    folder = os.environ.get(variable)
+    folder = os.environ.get(variable) if variable else Path(str(find_spec("trl").origin)).parent.parent
     if not folder:
         pytest.skip(f"{variable} does not name a folder")
     return ast.parse((Path(folder) / file).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Four clipped losses, worked by hand, and the properties that they share."""
+"""The clipped losses, worked by hand, and the properties that they share."""
 
 import math
 from collections import defaultdict
@@ -15,12 +15,14 @@ from rlkit.ops.policy_loss import (
     NORMALIZATION,
     Counts,
     aggregate,
+    cispo,
     dapo,
     entropy_bonus,
     grpo,
     gspo,
     kl_penalty,
     ratio_statistics,
+    rloo,
 )
 
 CLIP = {"clip_low": 0.2, "clip_high": 0.3}
@@ -35,6 +37,7 @@ MASK = torch.tensor([[[1, 0, 0], [1, 1, 1]]]).bool()
 ADVANTAGES = torch.tensor([[1.0, -2.0]])
 COUNTS = Counts(num_tokens=4, num_completions=2, max_completion_tokens=4)
 OLD = torch.full((1, 2, 3), -1.0)
+LN = {ratio: math.log(ratio) for ratio in (0.5, 1.5, 2.0)}
 
 
 def example(shape: tuple[int, int, int] = (4, 3, 5)) -> dict[str, Tensor]:
@@ -73,6 +76,14 @@ def gradient(loss: Any, data: dict[str, Tensor], counts: Counts, **clip: float) 
         ("dapo", -(1.3 - 7.6) / 4, 2 / 4),
         # sequence ratios 1.5 -> 1.3 and (.5 * 1 * 2)^(1/3) = 1 -> -2; 1 of 2 completions clipped
         ("gspo", -(1.3 - 2.0) / 2, 1 / 2),
+        # weights 1.3; .8, 1, 1.3 times A log p, over 4 tokens; 3 of 4 weights changed
+        (
+            "cispo",
+            -(1.3 * (LN[1.5] - 1) - 2 * (0.8 * (LN[0.5] - 1) - 1 + 1.3 * (LN[2.0] - 1))) / 4,
+            3 / 4,
+        ),
+        # products 1.5 -> 1.3 and .5 * 1 * 2 = 1 -> -2
+        ("rloo", -(1.3 - 2.0) / 2, 1 / 2),
     ],
 )
 def test_each_loss_has_its_value_worked_by_hand(name: str, expected: float, clipped: float) -> None:
@@ -81,7 +92,7 @@ def test_each_loss_has_its_value_worked_by_hand(name: str, expected: float, clip
     assert result.clip_fraction.item() == pytest.approx(clipped)
 
 
-def test_the_four_losses_differ_and_so_do_their_gradients() -> None:
+def test_the_losses_differ_and_so_do_their_gradients() -> None:
     data = example()
     counts = counts_of(data["mask"])
     directions = [
@@ -118,6 +129,7 @@ def test_on_policy_the_gradient_is_that_of_reinforce(name: str) -> None:
         "completion": 1 / (lengths * counts.num_completions),
         "token": 1 / counts.num_tokens,
         "constant": 1 / (counts.num_completions * counts.max_completion_tokens),
+        "sum": 1 / counts.num_completions,
     }
     expected = -data["advantages"][..., None] * weights[NORMALIZATION[name]] * mask
     torch.testing.assert_close(gradient(LOSSES[name], data, counts), expected)
@@ -142,6 +154,29 @@ def test_gspo_clips_a_completion_as_a_whole() -> None:
     torch.testing.assert_close(grad[0, 1], torch.full((3,), 2 / 6))
 
 
+def test_cispo_limits_the_weight_of_a_token_and_keeps_its_gradient() -> None:
+    data = {"logprobs": OLD + RATIO.log(), "old_logprobs": OLD, "advantages": ADVANTAGES, "mask": MASK}
+    # -weight A / 4 tokens, where PPO's clip leaves nothing of the first token of each
+    expected = torch.tensor([[[-1.3, 0.0, 0.0], [1.6, 2.0, 2.6]]]) / 4
+    torch.testing.assert_close(gradient(cispo, data, COUNTS), expected)
+    free = gradient(cispo, data, COUNTS, clip_low=1.0, clip_high=9.0)
+    torch.testing.assert_close(free, torch.tensor([[[-1.5, 0.0, 0.0], [1.0, 2.0, 4.0]]]) / 4)
+
+
+def test_rloo_clips_the_product_of_the_ratios() -> None:
+    # 1.1 * 1.1 = 1.21 is beyond 1.2, its geometric mean 1.1 is not
+    data = {
+        "logprobs": torch.full((1, 1, 2), math.log(1.1)),
+        "old_logprobs": torch.zeros(1, 1, 2),
+        "advantages": torch.ones(1, 1),
+        "mask": torch.ones(1, 1, 2, dtype=torch.bool),
+    }
+    assert (gradient(rloo, data, Counts(2, 1, 2), clip_low=0.2, clip_high=0.2) == 0).all()
+    assert (gradient(gspo, data, Counts(2, 1, 2), clip_low=0.2, clip_high=0.2) != 0).all()
+    # every token gets -A times the product
+    torch.testing.assert_close(gradient(rloo, data, Counts(2, 1, 2)), torch.full((1, 1, 2), -1.21))
+
+
 @pytest.mark.parametrize(("ratio", "advantage"), [(9.99, 1.0), (0.101, -1.0)])
 def test_the_clip_reaches_from_a_tenth_to_ten(ratio: float, advantage: float) -> None:
     for factor, moves in ((1.0, True), (1.02 if advantage > 0 else 0.98, False)):
@@ -151,7 +186,7 @@ def test_the_clip_reaches_from_a_tenth_to_ten(ratio: float, advantage: float) ->
             "advantages": torch.tensor([[advantage]]),
             "mask": torch.ones(1, 1, 1, dtype=torch.bool),
         }
-        for loss in LOSSES.values():
+        for loss in (LOSSES[name] for name in NAMES if name != "cispo"):
             grad = gradient(loss, data, Counts(1, 1, 1), clip_low=0.9, clip_high=9.0)
             assert (grad.item() != 0) == moves
 
@@ -205,12 +240,13 @@ def test_tokens_may_have_their_own_advantages() -> None:
     torch.testing.assert_close(grpo(**spread, counts=counts, **CLIP).loss, grpo(**data, counts=counts, **CLIP).loss)
 
 
-def test_the_three_averages_worked_by_hand() -> None:
+def test_the_averages_worked_by_hand() -> None:
     values = torch.tensor([[[3.0, 50.0, 50.0], [1.0, 2.0, 6.0]]])
     # means 3 and 3 over 2 completions; 12 over 4 tokens; 12 over 2 x 4
     assert aggregate(values, MASK, COUNTS, "completion").item() == 3.0
     assert aggregate(values, MASK, COUNTS, "token").item() == 3.0
     assert aggregate(values, MASK, COUNTS, "constant").item() == 1.5
+    assert aggregate(values, MASK, COUNTS, "sum").item() == 6.0  # 12 over 2
     values[0, 0, 0] = 5.0  # the short completion weighs half in one, a quarter in the other
     assert aggregate(values, MASK, COUNTS, "completion").item() == 4.0
     assert aggregate(values, MASK, COUNTS, "token").item() == 3.5
@@ -251,7 +287,7 @@ def trl_loss(name: str, data: dict[str, Tensor], ref_logprobs: Tensor, kl_coef: 
         off_policy_mask_threshold=None,
         beta=kl_coef,
         epsilon_low=CLIP["clip_low"],
-        epsilon_high=CLIP["clip_high"],
+        epsilon_high=CLIP["clip_high"] + (name == "cispo"),  # there the limit itself, not its distance from 1
         use_vllm=False,
         current_gradient_accumulation_steps=1,
         max_completion_length=8,
@@ -273,13 +309,44 @@ def trl_loss(name: str, data: dict[str, Tensor], ref_logprobs: Tensor, kl_coef: 
     return loss
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "rloo"])
 def test_losses_with_a_kl_term_agree_with_trl(name: str) -> None:
     data = example()
     data["mask"][0, 1, 0] = True  # TRL has no absent completions
     ref_logprobs = data["old_logprobs"] - 0.1
     counts = counts_of(data["mask"])
     kl = kl_k3(data["logprobs"], ref_logprobs)
-    ours = LOSSES[name](**data, counts=counts, **CLIP).loss
+    clip = CLIP | ({"clip_low": 1.0} if name == "cispo" else {})  # TRL has no lower limit there
+    ours = LOSSES[name](**data, counts=counts, **clip).loss
     ours = ours + kl_penalty(kl, data["mask"], counts, NORMALIZATION[name], 0.3)
     torch.testing.assert_close(ours, trl_loss(name, data, ref_logprobs, 0.3))
+
+
+def test_rloo_agrees_with_trl() -> None:
+    from trl import RLOOTrainer
+
+    data = example()
+    data["mask"][0, 1, 0] = True  # TRL has no absent completions
+    ours = rloo(**data, counts=counts_of(data["mask"]), **CLIP)
+    flat = {key: value.flatten(0, 1) for key, value in data.items()}
+    trainer = SimpleNamespace(
+        _get_per_token_logps_and_entropies=lambda *_, **__: (flat["logprobs"], flat["logprobs"], None),
+        accelerator=SimpleNamespace(gather=lambda x: x, reduce=lambda x, reduction: x),
+        model=SimpleNamespace(training=True),
+        aux_loss_enabled=False,
+        epsilon_low=CLIP["clip_low"],
+        epsilon_high=CLIP["clip_high"],
+        _metrics={"train": defaultdict(list)},
+    )
+    ids = torch.zeros_like(flat["mask"], dtype=torch.long)
+    inputs = {
+        "prompt_ids": ids[:, :1],
+        "prompt_mask": ids[:, :1],
+        "completion_ids": ids,
+        "completion_mask": flat["mask"].long(),
+        "advantages": flat["advantages"],
+        "old_logps": (flat["old_logprobs"] * flat["mask"]).sum(1),
+    }
+    torch.testing.assert_close(ours.loss, RLOOTrainer._compute_loss(trainer, None, inputs))
+    clipped = trainer._metrics["train"]["clip_ratio/region_mean"]
+    assert [ours.clip_fraction.item()] == pytest.approx(clipped)
