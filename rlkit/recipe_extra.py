@@ -6,7 +6,7 @@ Importing ``transformers`` takes seconds; its ``training_args.py`` parsed by ``a
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -54,13 +54,16 @@ OWNED = {
 }
 
 
-def extra_problem(name: str, sources: Sequence[str]) -> str | None:
+def extra_problem(name: str, sources: Sequence[str], said: Mapping[str, str] | None = None) -> str | None:
     """Return what is wrong with the name of a further training argument, if anything.
 
     Args:
         name: the key under ``train.extra``.
         sources: classes that have more fields than ``TrainingArguments``, as ``module:class``.
+        said: further arguments, and which of the algorithm's settings say them.
     """
+    if said and name in said:
+        return f"set by algorithm.{said[name]}; leave it out here"
     if name in OWNED:
         return f"set by {OWNED[name]}; leave it out here"
     known = {field for source in (BASE, *sources) for field in declared_fields(source)}

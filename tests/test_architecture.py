@@ -32,6 +32,7 @@ FLOORS = (
     ("algorithms", "recsys", "chat", "engines", "reward_models", "report"),
     ("stages",),
     ("run", "worker"),
+    ("plugin_kit",),
     ("cli", "__main__"),
 )
 NEIGHBORS = {"algorithms", "recsys", "chat", "engines", "reward_models", "report"}

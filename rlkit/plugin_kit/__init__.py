@@ -1,0 +1,1 @@
+"""The plugin kit: ``rlkit plugins new`` writes a package, ``rlkit plugins check`` tries one."""
