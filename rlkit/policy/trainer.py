@@ -38,6 +38,7 @@ from rlkit.policy.module import PolicyModel
 from rlkit.policy.reference import Reference
 from rlkit.policy.rollouts import Rollouts
 from rlkit.policy.step_log import StepLog
+from rlkit.policy.value import VALUE_FOLDER
 
 logger = logging.getLogger("rlkit")
 
@@ -132,17 +133,18 @@ class PolicyTrainer(WrappedTrainer):
         if not self.buffer:
             self.buffer, self.skipping = self._collect(), False
         batch = self.buffer.pop(0)
-        if self._has_moved_far():
-            batch = self._skipped(batch)
+        if self.algorithm.target_kl is not None:
+            batch = self._skipped(batch) if self._has_moved_far() else batch
+            self.notes.note({"updates_skipped": float(self.skipping)}, {})
         counts = torch.stack([batch.num_tokens, batch.num_completions]).float().to(device)
         parts = [part_of(batch, rows) for rows in torch.arange(len(batch)).tensor_split(num_batches)]
         return parts, global_sum(counts).clamp_min(1)  # where all groups are filtered out, 0 / 0 would be nan
 
     def _has_moved_far(self) -> bool:
         """Return whether the policy has left the one that sampled by more than ``target_kl`` allows; a collective."""
-        limit, moved = self.algorithm.target_kl, self.moved
+        limit, moved = self.algorithm.target_kl or 0.0, self.moved
         self.moved = []
-        if limit is None or len(self.buffer) == self.loop.updates - 1:  # a fresh rollout
+        if len(self.buffer) == self.loop.updates - 1:  # a fresh rollout
             return False
         if not self.skipping:
             self.skipping = bool(global_sum(torch.stack(moved).sum()) > KL_LIMIT * limit)
@@ -155,7 +157,6 @@ class PolicyTrainer(WrappedTrainer):
         """
         for group in self.optimizer.param_groups:
             group["lr"] = 0.0
-        self.notes.note({"updates_skipped": 1.0}, {})
         return nothing_of(batch)
 
     @torch.no_grad()
@@ -352,6 +353,12 @@ class PolicyTrainer(WrappedTrainer):
             yield
 
     # ---- checkpoints
+
+    def save_beside(self, folder: Path) -> dict[str, Any]:
+        """Give a value model that lies beside the policy the tokenizer that it needs to be a model of its own."""
+        if (folder / VALUE_FOLDER).is_dir():
+            self.processing_class.save_pretrained(folder / VALUE_FOLDER)
+        return {}
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         assert not self.buffer, "a checkpoint is written only where a rollout ends"

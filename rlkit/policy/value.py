@@ -82,7 +82,8 @@ def make_value(job: Job, settings: ValueSettings, policy: LoadedModel) -> ValueH
     """
     start = _start(job, settings)
     if settings.backbone == "shared":
-        head = ValueHead(decoder(policy.model).config.hidden_size)
+        backbone: Any = decoder(policy.model)
+        head = ValueHead(backbone.config.hidden_size)
         if start is not None:
             _load_head(head, start)
         return head
@@ -102,6 +103,7 @@ def _start(job: Job, settings: ValueSettings) -> Path | None:
     """Return the folder that a value starts from; None: a fresh head, on the recipe's model where it is separate."""
     if settings.path is not None:
         return Path(settings.path).expanduser()
+    path: Path | None
     if settings.start_from is not None:
         path = job.model_of(settings.start_from)
     elif settings.backbone == "shared":
