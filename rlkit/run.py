@@ -130,10 +130,10 @@ def stage_inputs(recipe: Recipe, registry: Registry, directory: RunDirectory) ->
 
 
 def _model_files(recipe: Recipe) -> list[tuple[str, int, int]]:
-    path = getattr(recipe.model, "path", None)
-    if not path or not Path(path).is_dir():
-        return []
-    files = (file for file in sorted(Path(path).iterdir()) if file.is_file())
+    """Return name, size and time of the files of the recipe's model, and of its tokenizer where that is another."""
+    named = (getattr(recipe.model, field, None) for field in ("path", "tokenizer"))
+    folders = [Path(path) for path in named if path and Path(path).is_dir()]
+    files = (file for folder in folders for file in sorted(folder.iterdir()) if file.is_file())
     return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 

@@ -7,11 +7,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from toys import tiny_recipe
 
-from rlkit.config.engines import DeepSpeedSettings
+from rlkit.config.engines import DeepSpeedSettings, LocalSettings
 from rlkit.engines.deepspeed import deepspeed_config
-from rlkit.errors import TrainingError
+from rlkit.engines.local import LocalEngine, resolve_device
+from rlkit.errors import RecipeError, TrainingError
 from rlkit.recipe import recipe_from_tree
 from rlkit.run import run
 
@@ -78,6 +80,27 @@ def test_demonstrations_give_the_same_losses_on_two_processes_over_the_end_of_an
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", list(ENGINES))
+@pytest.mark.parametrize("backbone", ["shared", "separate"])
+def test_ppo_gives_the_same_losses_on_one_and_two_processes(backbone: str, name: str, tmp_path: Path) -> None:
+    found = []
+    for engine in ({}, ENGINES[name]):
+        tree = recipe(engine, updates_epochs=2, target_kl=1e-4, kl_controller={"target": 0.01, "horizon": 64})
+        algorithm = tree["stages"]["grpo"]["algorithm"]
+        algorithm |= {"type": "ppo", "value": {"backbone": backbone, "learning_rate": 3e-3}}
+        tree["stages"]["ppo"] = tree["stages"].pop("grpo")
+        tree["stages"]["ppo"]["train"]["max_steps"] = 12
+        found.append(run(recipe_from_tree(tree), tmp_path / str(len(found))))
+    one, two = (losses(out) for out in found)
+    assert len([stage for stage, _ in one if stage == "ppo"]) == 12
+    for step, loss in one.items():
+        assert two[step] == pytest.approx(loss, abs=1e-4), step
+    assert any(
+        json.loads(line).get("updates_skipped") for line in (found[1] / "metrics.jsonl").read_text().splitlines()
+    )
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("zero_signal", ["drop", "refill"])
 def test_filtered_groups_leave_the_losses_the_same_on_two_processes(zero_signal: str, tmp_path: Path) -> None:
     found = [
@@ -140,3 +163,23 @@ def test_zero_3_can_be_told_to_shard_every_parameter() -> None:
     config = deepspeed_config(DeepSpeedSettings(zero=3, min_shard_elements=0))["zero_optimization"]
     assert config["stage3_param_persistence_threshold"] == config["stage3_max_live_parameters"] == 0
     assert "stage3_param_persistence_threshold" not in deepspeed_config(DeepSpeedSettings(zero=2))["zero_optimization"]
+
+
+def test_auto_takes_cuda_then_mps_then_the_cpu(monkeypatch) -> None:
+    for cuda, mps, expected in ((True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda mps=mps: mps)
+        assert resolve_device("auto") == LocalEngine(LocalSettings()).device == expected
+
+
+def test_several_processes_do_not_meet_on_mps(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert LocalEngine(LocalSettings(processes=2)).device == "cpu"
+
+
+def test_a_device_that_is_not_here_is_refused() -> None:
+    if torch.backends.mps.is_available():
+        pytest.skip("there is one here")
+    with pytest.raises(RecipeError, match=r"^engine.device: there is no mps device here, got 'mps'; use auto or cpu$"):
+        resolve_device("mps")

@@ -14,7 +14,7 @@ class LocalSettings(Settings):
 
     type: Literal["local"] = "local"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """auto: a GPU where there is one."""
+    """auto: CUDA where it is there, else MPS, else the CPU."""
     processes: int = Field(1, ge=1)
     """Data-parallel processes; gloo on CPU, NCCL on GPUs."""
     threads: int | None = Field(None, ge=1)

@@ -31,6 +31,9 @@ class CausalLMSettings(Settings):
     """A Qwen2 architecture from scratch, tokenizer included: nano (0.6 M parameters), micro (4 M), mini (30 M)."""
     path: str | None = None
     """A folder (``~`` is the home folder) or hub id of a Hugging Face causal language model; wins over ``preset``."""
+    tokenizer: str | None = Field(None, min_length=1)
+    """A folder or hub id of another tokenizer, which must have a row for every token in a model at ``path``; none: the
+    model's own. It is saved with the model, so later stages have it too."""
     hidden_size: int | None = Field(None, ge=8)
     """Overrides the preset's width; a multiple of 64 keeps its head size."""
     intermediate_size: int | None = Field(None, ge=8)
@@ -50,7 +53,7 @@ class CausalLMSettings(Settings):
     trust_remote_code: bool = False
     """Run code that lies in the checkpoint; only for checkpoints whose code was read."""
 
-    @field_validator("path")
+    @field_validator("path", "tokenizer")
     @classmethod
     def _expand_home(cls, path: str | None) -> str | None:
         return str(Path(path).expanduser()) if path and path.startswith("~") else path

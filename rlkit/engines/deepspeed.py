@@ -31,7 +31,7 @@ class DeepSpeedEngine:
         if find_spec("deepspeed") is None:
             raise RecipeError("engine.type: deepspeed is not installed; pip install 'rlkit[deepspeed]'")
         self.settings, self.processes = settings, settings.processes
-        self.device = resolve_device(settings.device)
+        self.device = resolve_device(settings.device, ("cuda", "cpu"))
 
     def prepare(self) -> None:
         """Set up this process; on a CPU without DeepSpeed's shared-memory kernel, which would be compiled first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,15 @@ from rlkit.engines.launch import launch_workers
 from rlkit.errors import RecipeError
 
 
-def resolve_device(wanted: str) -> str:
-    """Turn ``auto`` into cuda or cpu, and refuse a device that is not there.
+def resolve_device(wanted: str, choices: Sequence[str] = ("cuda", "mps", "cpu")) -> str:
+    """Turn ``auto`` into the first choice that this machine has, and refuse a device that is not there.
 
     Raises:
         RecipeError: the recipe names a device that this machine lacks.
     """
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if wanted == "auto":
-        return "cuda" if available["cuda"] else "cpu"
+        return next(device for device in choices if available[device])
     if not available[wanted]:
         raise RecipeError(f"engine.device: there is no {wanted} device here, got {wanted!r}; use auto or cpu")
     return wanted
@@ -41,7 +42,9 @@ class LocalEngine:
 
     def __init__(self, settings: LocalSettings) -> None:
         self.settings, self.processes = settings, settings.processes
-        self.device = resolve_device(settings.device)
+        # gloo and NCCL know nothing of MPS
+        choices = ("cuda", "mps", "cpu") if settings.processes == 1 else ("cuda", "cpu")
+        self.device = resolve_device(settings.device, choices)
         self.needs_workers = settings.processes > 1
 
     def prepare(self) -> None:

@@ -59,7 +59,7 @@ def load_causal_lm(
 
 
 def _create(settings: CausalLMSettings, new_tokens: Sequence[str], seed: int) -> LoadedModel:
-    tokenizer = byte_tokenizer()
+    tokenizer = _named_tokenizer(settings) if settings.tokenizer else byte_tokenizer()
     tokenizer.add_tokens(list(new_tokens))
     set_seed(seed)
     config = preset_config(settings, tokenizer)
@@ -89,14 +89,15 @@ def load_checkpoint(
         what: how messages call such a model.
 
     Raises:
-        ModelError: nothing loadable lies there, or weights are missing.
+        ModelError: nothing loadable lies there, weights are missing, or the named tokenizer does not fit.
     """
+    named = source == settings.path and settings.tokenizer is not None
     if source.startswith((".", "/", "~")) and not Path(source).is_dir():
         raise ModelError(f"model.path: there is no folder {source!r}; name the folder of a Hugging Face model")
     if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
         raise ModelError(f"model.path: no config.json in {source!r}; name the folder of a Hugging Face model")
     try:
-        tokenizer = _load_tokenizer(source, settings)
+        tokenizer = _named_tokenizer(settings) if named else _load_tokenizer(source, settings)
         model, found = form.from_pretrained(
             source,
             dtype="auto" if settings.dtype == "auto" else _dtype(settings),
@@ -117,7 +118,43 @@ def load_checkpoint(
         )
     if tokenizer.chat_template is None:
         tokenizer.chat_template = CHAT_TEMPLATE
+    if named:
+        _fit(model, tokenizer, settings)
     return model, tokenizer
+
+
+def _named_tokenizer(settings: CausalLMSettings) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that the settings name: by the files of a Hugging Face tokenizer, never by unpickling."""
+    source = str(settings.tokenizer)
+    if Path(source).is_file():
+        raise ModelError(f"model.tokenizer: a file, got {source!r}; name the folder that holds tokenizer.json")
+    try:
+        tokenizer = _load_tokenizer(source, settings)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0].rstrip(".: ")
+        raise ModelError(f"model.tokenizer: cannot load {source!r}: {reason}; name a folder or hub id") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def _fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: CausalLMSettings) -> None:
+    """Let a model end its answers as another tokenizer does.
+
+    Raises:
+        ModelError: the tokenizer has tokens that the model has no row for.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ModelError(
+            f"model.tokenizer: {settings.tokenizer!r} has {len(tokenizer)} tokens, but the model has {rows} rows; "
+            "name the tokenizer that the model was trained with"
+        )
+    for config in (model.config, model.generation_config):
+        if config is not None:
+            config.eos_token_id = tokenizer.eos_token_id
 
 
 def _load_tokenizer(source: str, settings: CausalLMSettings) -> PreTrainedTokenizerBase:
