@@ -12,6 +12,7 @@ from rlkit.config import (
     models,
     quantizers,
     recommendation_data,
+    reward_models,
     rewards,
     rollouts,
     stages,
@@ -34,6 +35,7 @@ def register_algorithms() -> Iterable[Component]:
     """Return the built-in algorithms."""
     return [
         Component(algorithms.SFTSettings, "rlkit.algorithms.sft:sft"),
+        Component(reward_models.RewardModelSettings, "rlkit.algorithms.reward_model:reward_model"),
         Component(algorithms.GRPOSettings, "rlkit.algorithms.grpo:grpo"),
     ]
 
@@ -62,7 +64,14 @@ def register_rewards() -> Iterable[Component]:
         Component(rewards.PrefixMatchSettings, "rlkit.recsys.rewards:prefix_match"),
         Component(rewards.AttributeMatchSettings, "rlkit.recsys.rewards:attribute_match"),
         Component(rewards.ExactMatchSettings, "rlkit.chat.rewards:exact_match"),
+        Component(reward_models.LearnedRewardSettings, "rlkit.reward_models.scorer:learned_reward"),
     ]
+
+
+@hookimpl
+def register_loss_terms() -> Iterable[Component]:
+    """Return the built-in terms of a reward model's loss."""
+    return [Component(reward_models.RewardNormSettings, "rlkit.reward_models.loss_terms:reward_norm")]
 
 
 @hookimpl

@@ -17,6 +17,7 @@ KINDS = (
     "domain",
     "model",
     "reward",
+    "loss_term",
     "data_format",
     "quantizer",
     "rollout",

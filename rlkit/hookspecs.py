@@ -50,6 +50,14 @@ class Registration:
         """Return rewards; the target is called with its settings and a domain: ``reward(rollouts) -> (B, G)``."""
 
     @hookspec
+    def register_loss_terms(self) -> Iterable[Component]:
+        """Return further terms of a reward model's loss; the target is called with its settings.
+
+        It returns ``term(chosen_rewards, rejected_rewards, margin) -> scalar``: from rewards and margins of shape (B,)
+        a mean over the pairs, which carries gradients.
+        """
+
+    @hookspec
     def register_data_formats(self) -> Iterable[Component]:
         """Return readers; the target is called with its settings and returns what its domain takes."""
 

@@ -37,11 +37,13 @@ FLOORS = (
 )
 NEIGHBORS = {"algorithms", "recsys", "chat", "engines", "reward_models", "report"}
 LIGHT = ("errors", "records", "component", "hookspecs", "config", "builtin", "plugins", "recipe", "rlhf_config", "cli")
-LIGHT_READERS = ("rlkit.recsys.data", "rlkit.chat.data", "rlkit.models.head_files")
+LIGHT_READERS = ("rlkit.recsys.data", "rlkit.chat.data", "rlkit.chat.evaluation_data", "rlkit.models.head_files")
 # ``Settings.check`` reads the data that settings name, in the function; what it imports must be light.
 UPWARD_IN_A_FUNCTION = {
     ("rlkit.config.recommendation_data", "rlkit.recsys.data.minionerec"),
     ("rlkit.config.domains", "rlkit.chat.data"),
+    ("rlkit.config.stages", "rlkit.chat.evaluation_data"),
+    ("rlkit.config.reward_models", "rlkit.models.head_files"),
 }
 
 
@@ -176,7 +178,9 @@ def settings_in(annotation):
     return [inner for argument in getattr(annotation, "__args__", ()) for inner in settings_in(argument)]
 
 
-KINDS_BUILT_IN = ("stage", "algorithm", "domain", "model", "reward", "data_format", "quantizer", "rollout", "engine")
+KINDS_BUILT_IN = (
+    *("stage", "algorithm", "domain", "model", "reward", "loss_term", "data_format", "quantizer", "rollout", "engine"),
+)
 
 
 @pytest.mark.parametrize("settings", all_settings(), ids=lambda settings: settings.__name__)

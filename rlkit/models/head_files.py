@@ -1,4 +1,4 @@
-"""Whether a model's folder holds a reward head, read from its config and the names of its weights, without torch."""
+"""What a reward model's folder holds, read without torch: is there a head, and what did training note?"""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Any
 
 HEAD_NAMES = re.compile(r"(^|\.)(score|classifier)\.")
 """How transformers names the head of a sequence classifier: ``score`` on decoders, ``classifier`` on most encoders."""
+
+NOTES_FILE = "reward_model.json"
+"""What training notes beside the weights: figures on held-out pairs, the spread of scores, where rows were cut."""
 
 
 def headless(folder: str | Path) -> str | None:
@@ -81,3 +84,18 @@ def _json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         return None
+
+
+def notes(folder: str | Path) -> dict[str, Any]:
+    """Return what training noted beside a reward model; empty where another tool made it."""
+    path = Path(folder).expanduser() / NOTES_FILE
+    found = _json(path) if path.is_file() else None
+    return found if isinstance(found, dict) else {}
+
+
+def normalization(folder: str | Path) -> tuple[float, float] | None:
+    """Return mean and standard deviation of a reward model's scores on its train pairs; None where there are none."""
+    train = notes(folder).get("train")
+    if not isinstance(train, dict) or not train.get("std"):
+        return None
+    return float(train["mean"]), float(train["std"])

@@ -187,14 +187,19 @@ def score_rows(
         (N,) float32 on the CPU, in the order of ``rows``.
     """
     scores, done = torch.zeros(len(rows)), 0
-    device = next(model.parameters()).device
     for batch in length_batches([len(row) for row in rows], batch_size, batch_tokens):
-        ids, mask = pad_right([rows[index] for index in batch], _inner(model).config.pad_token_id)
-        scores[batch] = sequence_scores(model, ids.to(device), mask.to(device)).float().cpu()
+        scores[batch] = score_batch(model, [rows[index] for index in batch]).cpu()
         done += len(batch)
         if progress is not None:
             progress(done)
     return scores
+
+
+def score_batch(model: Any, rows: Sequence[Sequence[int]]) -> Tensor:
+    """Return (B,) float32 scores of rows that are padded to the longest of them; carries gradients."""
+    device = next(model.parameters()).device
+    ids, mask = pad_right(rows, _inner(model).config.pad_token_id)
+    return sequence_scores(model, ids.to(device), mask.to(device)).float()
 
 
 def pad_right(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
