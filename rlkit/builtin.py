@@ -10,8 +10,11 @@ from rlkit.config import (
     domains,
     engines,
     models,
+    ppo,
+    preferences,
     quantizers,
     recommendation_data,
+    reinforce,
     reward_models,
     rewards,
     rollouts,
@@ -36,7 +39,11 @@ def register_algorithms() -> Iterable[Component]:
     return [
         Component(algorithms.SFTSettings, "rlkit.algorithms.sft:sft"),
         Component(reward_models.RewardModelSettings, "rlkit.algorithms.reward_model:reward_model"),
+        Component(preferences.DPOSettings, "rlkit.algorithms.dpo:dpo"),
         Component(algorithms.GRPOSettings, "rlkit.algorithms.grpo:grpo"),
+        Component(reinforce.RLOOSettings, "rlkit.algorithms.rloo:rloo"),
+        Component(reinforce.ReinforcePPSettings, "rlkit.algorithms.reinforce:reinforce_pp"),
+        Component(ppo.PPOSettings, "rlkit.algorithms.ppo:ppo"),
     ]
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from toys import tiny_recipe
+from toys import tiny_job, tiny_recipe
 
-from rlkit.algorithms.grpo import GRPO
+from rlkit.algorithms.grpo import GRPO, grpo
 from rlkit.config.algorithms import GRPOSettings
 from rlkit.config.rewards import ItemMatchSettings
 from rlkit.ops.policy_loss import Counts
@@ -92,6 +92,22 @@ def test_advantages_come_from_all_groups_of_the_rollout() -> None:
     assert GRPO(settings(advantage_scale="none", advantage_baseline="leave_one_out")).experience(rollouts)[
         "advantages"
     ].tolist() == [[1.0, -1.0], [2.0, -2.0]]
+
+
+def test_cispo_trains_several_updates_of_a_rollout_and_learns(tmp_path: Path) -> None:
+    tree = copy.deepcopy(tiny_recipe())
+    tree["stages"]["grpo"]["algorithm"] |= {
+        "loss": "cispo", "clip_low": 1.0, "clip_high": 1.0, "updates_epochs": 2, "rollout": {"type": "sample"},
+        "rewards": [{"type": "attribute_match", "attribute": "category", "value": "Coffee"}],
+        "validate_on": {"prompts": 16, "num_beams": 10, "select_by": "last"},
+    }  # fmt: skip
+    train = {"batch_size": 16, "learning_rate": 1e-2, "max_steps": 40, "log_every_steps": 2}
+    tree["stages"]["grpo"]["train"] |= {**train, "evaluate_every_steps": 100}
+    built = grpo(tiny_job(tmp_path, "grpo", tree))
+    built.args.eval_on_start = False
+    built.train()
+    rewards = [row["reward"] for row in built.state.log_history if "reward" in row]
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.2
 
 
 @pytest.mark.slow
