@@ -15,20 +15,17 @@ import datasets
 from trl import DPOConfig, DPOTrainer
 
 from rlkit.algorithms.offline import (
-    WholeBatches,
+    OfflineTrainer,
     best_checkpoint,
-    completion_ids,
-    fit,
     frozen_reference,
     optimizer_steps,
-    prompt_ids,
     stage_callbacks,
+    tokenized,
 )
 from rlkit.config.preferences import DPOSettings
 from rlkit.errors import DataError, RecipeError
 from rlkit.job import Job
 from rlkit.models.load import make_trainable
-from rlkit.policy.module import without_dropout
 from rlkit.records import Preference
 
 logger = logging.getLogger("rlkit")
@@ -38,8 +35,8 @@ METRICS = {"loss": ("loss", False), "accuracy": ("rewards/accuracies", True), "m
 REFERENCE_FOLDER = "reference"
 
 
-class PreferenceTrainer(WholeBatches, DPOTrainer):
-    """TRL's trainer on pairs that are tokenized already.
+class PreferenceTrainer(OfflineTrainer, DPOTrainer):
+    """TRL's trainer with a reference that may be absent, or follow the policy and be kept in checkpoints.
 
     Args:
         reference_free: take reference log-probs of 0 instead of computing any.
@@ -48,11 +45,6 @@ class PreferenceTrainer(WholeBatches, DPOTrainer):
     def __init__(self, *args: Any, reference_free: bool = False, **kwargs: Any) -> None:
         self.reference_free = reference_free
         super().__init__(*args, **kwargs)
-        if "ref" in getattr(self.model, "peft_config", {}):
-            self.model.delete_adapter("ref")  # a copy of the fresh adapter; the model without any is the same
-
-    def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
-        return dataset
 
     def _precompute_ref_logps(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         if not self.reference_free:
@@ -91,10 +83,8 @@ def dpo(job: Job) -> PreferenceTrainer:
     metric, greater = METRICS.get(settings.select_by, (None, False))
     alone = settings.reference_free or settings.precompute_reference  # no reference while it trains
     reference = None if alone else frozen_reference(loaded, job)
-    model = make_trainable(loaded, job.model)
-    without_dropout(model)
     return PreferenceTrainer(
-        model=model,
+        model=make_trainable(loaded, job.model),
         ref_model=reference,
         reference_free=settings.reference_free,
         args=DPOConfig(**_arguments(settings) | best_checkpoint(metric, greater) | job.training_arguments(steps)),
@@ -140,14 +130,7 @@ def _arguments(settings: DPOSettings) -> dict[str, Any]:
 def _tokenized(rows: Sequence[Preference], tokenizer: Any, settings: DPOSettings) -> datasets.Dataset:
     """Return TRL's columns: prompt_ids, chosen_ids and rejected_ids."""
     _check(rows)
-    prompts = prompt_ids(tokenizer, [row.prompt for row in rows])
-    chosen = completion_ids(tokenizer, [row.chosen for row in rows])
-    rejected = completion_ids(tokenizer, [row.rejected for row in rows])
-    columns: dict[str, list[list[int]]] = {"prompt_ids": [], "chosen_ids": [], "rejected_ids": []}
-    for whole in zip(prompts, chosen, rejected):
-        prompt, (better, worse) = fit(whole[0], whole[1:], settings.max_tokens)
-        for name, ids in zip(columns, (prompt, better, worse)):
-            columns[name].append(ids)
+    columns = tokenized(rows, tokenizer, ("chosen", "rejected"), settings.max_tokens)
     same = sum(better == worse for better, worse in zip(columns["chosen_ids"], columns["rejected_ids"]))
     if same:
         logger.warning(

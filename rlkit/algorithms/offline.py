@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from torch.utils.data import RandomSampler, Sampler
@@ -15,22 +16,34 @@ from rlkit.errors import RecipeError
 from rlkit.job import Job
 from rlkit.models.load import LoadedModel
 from rlkit.models.wrapped import copy_frozen
+from rlkit.policy.module import without_dropout
 
 # TRL asks transformers by the old name, several times a step.
 warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
 
-class WholeBatches:
-    """Stands before one of TRL's trainers among the bases of a class, and mends two things.
+class OfflineTrainer:
+    """Stands before one of TRL's trainers among the bases of a class, and makes it one of the house.
 
-    Every epoch is whole global batches, the same ones on any number of ranks; its rest waits for another epoch. A stage
-    that goes on from the checkpoint of its last step takes no further one.
+    Rows are tokenized already, and dropout is off. Every epoch is whole global batches, the same ones on any number of
+    ranks; its rest waits for another epoch. A stage that goes on from the checkpoint of its last step takes no further
+    one. Under LoRA the model without its adapter is the reference: TRL's copy of the fresh adapter goes.
     """
 
     args: Any
     state: Any
     control: Any
+    model: Any
     train_dataset: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        without_dropout(kwargs["model"])
+        super().__init__(*args, **kwargs)
+        if "ref" in getattr(self.model, "peft_config", {}):
+            self.model.delete_adapter("ref")
+
+    def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        return dataset
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         if self.args.train_sampling_strategy != "random":
@@ -46,14 +59,28 @@ class WholeBatches:
             self.control.should_training_stop = True
 
 
-def prompt_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Return the tokens of rendered prompts, as sampling sees them."""
-    return tokenizer(list(texts), add_special_tokens=False).input_ids
+def tokenized(rows: Sequence[Any], tokenizer: Any, completions: Sequence[str], max_tokens: int) -> dict[str, list]:
+    """Tokenize as sampling does, prompt and completions apart, each completion with its end token.
 
+    Args:
+        rows: records with a ``prompt``.
+        tokenizer: the policy's.
+        completions: the fields of a record that are completions of its prompt.
+        max_tokens: of a prompt and any of its completions together.
 
-def completion_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Return the tokens of completions, each with its end token; apart from the prompt, as sampling makes them."""
-    return [[*ids, tokenizer.eos_token_id] for ids in prompt_ids(tokenizer, texts)]
+    Returns:
+        TRL's columns: ``prompt_ids``, and ``<field>_ids`` for every field.
+    """
+    encode = partial(tokenizer, add_special_tokens=False)
+    prompts = encode([row.prompt for row in rows]).input_ids
+    said = [encode([getattr(row, field) for row in rows]).input_ids for field in completions]
+    names = ["prompt_ids", *(f"{field}_ids" for field in completions)]
+    columns: dict[str, list] = {name: [] for name in names}
+    for prompt, *found in zip(prompts, *said):
+        prompt, cut = fit(prompt, [[*ids, tokenizer.eos_token_id] for ids in found], max_tokens)
+        for name, ids in zip(names, [prompt, *cut]):
+            columns[name].append(ids)
+    return columns
 
 
 def fit(prompt: list[int], completions: Sequence[list[int]], max_tokens: int) -> tuple[list[int], list[list[int]]]:
