@@ -171,8 +171,8 @@ def resolved_yaml(recipe: Recipe) -> str:
     return dump(plain_tree(recipe))
 
 
-def check_data(recipe: Recipe) -> None:
-    """Read the data files that a recipe names, as ``Settings.check`` of each part does.
+def check_data(recipe: Recipe | Sequence[Settings]) -> None:
+    """Read the data files that a recipe, or some parts of one, names, as ``Settings.check`` of each part does.
 
     Raises:
         DataError: every problem found, by file and line.
@@ -189,7 +189,11 @@ def check_data(recipe: Recipe) -> None:
 
 def data_read(recipe: Recipe) -> list[str]:
     """Return the types of the parts that ``check_data`` reads files for."""
-    return [str(getattr(part, "type", "")) for part in _all_settings(recipe) if type(part).check is not Settings.check]
+    return [str(getattr(part, "type", "")) for part in _all_settings(recipe) if _reads(part)]
+
+
+def _reads(part: Settings) -> bool:
+    return type(part).check is not Settings.check and hasattr(part, "type")
 
 
 def json_schema(registry: Registry) -> dict[str, Any]:

@@ -35,6 +35,7 @@ def cross_checks(model: type[Settings], tree: Mapping[str, Any]) -> Iterator[Pro
     everyone = list(_mapping(tree.get("stages")))
     stages = [name for name in everyone if ("stages", name) in classes]
     yield from _domains(classes)
+    yield from _parts_for_domains(model, tree, classes)
     yield from _constrained(tree, classes, stages)
     yield from _consumed(classes, everyone)
     yield from _references(model, tree, classes)
@@ -62,6 +63,20 @@ def _domains(classes: Classes) -> Iterator[Problem]:
         if domain and settings.domains and _name(domain) not in settings.domains:
             wrong = f"{_name(settings)!r} is made for the domain {' or '.join(settings.domains)}, got {_name(domain)!r}"
             yield Problem(keys, f"{wrong}; choose another, or change the domain")
+
+
+def _parts_for_domains(model: type[Settings], tree: Mapping[str, Any], classes: Classes) -> Iterator[Problem]:
+    """Yield settings inside of a component that are for another domain and differ from their defaults."""
+    domain = classes.get(("domain",))
+    for place, value in places(model, tree):
+        form = place.form
+        if domain is None or not (isinstance(form, type) and issubclass(form, Settings) and form.domains):
+            continue
+        if "type" not in form.model_fields and _name(domain) not in form.domains and isinstance(value, dict):
+            defaults = form().model_dump(mode="json")
+            for key in (key for key, entry in value.items() if key in defaults and entry != defaults[key]):
+                wrong = f"is for the domain {' or '.join(form.domains)} and does nothing in {_name(domain)!r}"
+                yield Problem((*place.keys, key), f"{wrong}; leave it out", at_key=True)
 
 
 def _constrained(tree: Mapping[str, Any], classes: Classes, stages: list[str]) -> Iterator[Problem]:

@@ -119,6 +119,8 @@ class _Narrowing:
         bare = copy.copy(field)
         bare.metadata = [part for part in field.metadata if part is not slot]
         bare.validate_default = True  # the default was made for open slots, so it goes through the union too
+        if isinstance(bare.default, Settings) and isinstance(form, type) and issubclass(form, Settings):
+            bare.default = form.model_validate(bare.default.model_dump(exclude_unset=True))
         return form, bare
 
     def _form(self, form: Any) -> Any:

@@ -30,6 +30,7 @@ def smoke(tree: dict[str, Any]) -> dict[str, Any]:
             _shrink_training(stage, tree["engine"].get("processes", 1))
         for key, limit in (("max_rows", 64), ("num_beams", max(10, min(stage.get("k") or [1]))), ("batch_size", 16)):
             _at_most(stage, key, limit)
+        _at_most(stage.get("chat"), "samples", 1)
     return tree
 
 

@@ -85,5 +85,6 @@ def evaluate(job: Job) -> dict[str, Any]:
     report = job.domain.evaluate(job)
     for table in evaluation_tables(report):
         show(table)
-    print(f"{report['n']} rows, {report.get('invalid', 0)} invalid; details in {job.folder}")
+    invalid = f", {report['invalid']} invalid" if "invalid" in report else ""
+    print(f"{report['n']} rows{invalid}; details in {job.folder}")
     return {"evaluation": {"metrics": report["metrics"]}}

@@ -1,7 +1,7 @@
-"""Evaluation of chat models: the greedy answer of each prompt (pass@1), beside the most frequent answer of train.
+"""Evaluation of chat models, beside the most frequent answer of train.
 
-``eval.json`` holds the result's metrics with 95 % intervals (bootstrap over rows), ``answers.jsonl`` what was said.
-Nothing in them depends on the clock or the place.
+``eval.json`` holds every model's metrics with 95 % intervals, ``answers.jsonl`` what the last one said (that of each
+other model lies beside it), with the numbers of each answer. Nothing in them depends on the clock or the place.
 """
 
 from __future__ import annotations
@@ -13,121 +13,135 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
-from rlkit.chat.answers import greedy_answers, is_exact
+from rlkit.chat.answer_numbers import Numbers
+from rlkit.chat.evaluated import STARTING_MODEL, Evaluated, evaluated_models
+from rlkit.chat.measure import Bench, Measured, bleu_tokenizer, measure
+from rlkit.chat.metrics import Estimate, mean_with_interval
 from rlkit.config.stages import EvaluateStageSettings
-from rlkit.errors import RecipeError
 from rlkit.job import Job
-from rlkit.ops.bootstrap import bootstrap_intervals
-from rlkit.policy.text_rewards import Answer
-from rlkit.progress import StageProgress
+from rlkit.models.load import LoadedModel
 from rlkit.records import Prompt
 from rlkit.run_directory import write_atomically
 
 if TYPE_CHECKING:
     from rlkit.chat.domain import ChatDomain
 
-METRICS = ("exact_match", "truncated", "completion_length")
+DIGITS = 6
 
 
 def evaluate(job: Job, domain: ChatDomain) -> dict[str, Any]:
-    """Answer the split's prompts with each model, write ``eval.json`` and ``answers.jsonl``, and return the report.
+    """Measure each model on a split, write ``eval.json`` and the answers, and return the report.
 
     Raises:
-        RecipeError: the recipe trains no model.
+        RecipeError: the recipe trains no model, or a reward cannot score texts.
     """
     settings: EvaluateStageSettings = job.settings
-    names = list(settings.models) or job.trained_stages()
-    if not names:
-        raise RecipeError(f"stages.{job.stage}: the recipe trains no model; add a train stage before it")
+    plan = evaluated_models(job)
     job.folder.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for name in names:
-        prompts, answers = _answer(job, domain, name)
-        rows.append({"name": name, "kind": "model", **_numbers(prompts, answers, job.seed)})
-        file = "answers.jsonl" if name == names[-1] else f"answers-{name}.jsonl"
-        write_atomically(job.folder / file, "".join(_line(*pair) for pair in zip(prompts, answers)))
-    result = rows[-1]
-    if settings.baselines:
-        rows.append({"name": "most frequent answer", "kind": "baseline", **_most_frequent(domain, prompts, job.seed)})
-    report = {"metrics": result["metrics"], "ci95": result["ci95"], "n": len(prompts), "rows": rows}
+    bench = Bench(job, domain)
+    found = _measure_all(bench, plan)
+    for one in found.values():
+        _write_answers(job, plan, one)
+    rows = [{"name": name, "kind": "model", **_figures(found[name].summary(job.seed))} for name in plan.names]
+    result = found[plan.result]
+    if settings.baselines and any(prompt.answer for prompt in result.prompts):
+        rows.append(_most_frequent(domain, result.prompts, job.seed))
+    figures = next(row for row in rows if row["name"] == plan.result)
+    report = {
+        "metrics": figures["metrics"],
+        "ci95": figures["ci95"],
+        "n": len(result.prompts),
+        "rows": rows,
+        "measured": _facts(bench, plan, result),
+    }
     write_atomically(job.folder / "eval.json", json.dumps(report, sort_keys=True, indent=2, ensure_ascii=False) + "\n")
-    Console().print(_table(rows))
     return report
 
 
-def _answer(job: Job, domain: ChatDomain, name: str) -> tuple[list[Prompt], list[Answer]]:
-    settings: EvaluateStageSettings = job.settings
-    loaded = job.load_model(job.model_of(name))
-    device = torch.device(job.engine.device)
-    prompts = domain.prompts(settings.split)[: settings.max_rows]
-    progress = StageProgress(f"{job.stage} {name}", len(prompts), unit="prompt")
-    answers = greedy_answers(
-        loaded.model.to(device).eval(),
-        loaded.tokenizer,
-        prompts,
-        max_tokens=domain.settings.max_completion_tokens,
-        batch_size=settings.batch_size,
-        device=device,
-        progress=lambda done: progress.show(done, {}),
-    )
-    progress.close()
-    return prompts, answers
+def _measure_all(bench: Bench, plan: Evaluated) -> dict[str, Measured]:
+    """Measure the reference first, since others are compared with it, and keep it loaded for them."""
+    found: dict[str, Measured] = {}
+    for name in sorted(plan.names, key=lambda name: name != plan.reference):
+        loaded = _load(bench, name)
+        found[name] = measure(bench, name, loaded)
+        if name == plan.reference:
+            bench.reference, bench.first = loaded, found[name]
+    return found
 
 
-def _numbers(prompts: Sequence[Prompt], answers: Sequence[Answer], seed: int) -> dict[str, Any]:
-    values = [
-        (is_exact(answer, prompt.answer), answer.truncated, answer.tokens) for prompt, answer in zip(prompts, answers)
-    ]
-    return _summary(np.asarray(values, dtype=np.float64), METRICS, seed)
+def _load(bench: Bench, name: str) -> LoadedModel:
+    job = bench.job
+    if name != STARTING_MODEL:
+        loaded = job.load_model(job.model_of(name))
+    else:
+        bench.domain.prepare(None)
+        target = job.registry.get("model", job.model.type).load()
+        loaded = target(job.model, path=None, new_tokens=bench.domain.new_tokens, seed=job.seed)
+        bench.domain.bind(loaded.tokenizer)
+    loaded.model.to(bench.device).eval()
+    return loaded
 
 
-def _most_frequent(domain: ChatDomain, prompts: Sequence[Prompt], seed: int) -> dict[str, Any]:
-    counts = Counter(row.answer.strip() for row in domain.data.splits["train"])
-    guess, _ = min(counts.items(), key=lambda pair: (-pair[1], pair[0]))
-    right = np.asarray([[prompt.answer.strip() == guess] for prompt in prompts], dtype=np.float64)
-    return {"settings": {"answer": guess}, **_summary(right, METRICS[:1], seed)}
-
-
-def _summary(values: np.ndarray, names: Sequence[str], seed: int) -> dict[str, Any]:
-    """Return means and intervals of values (R, M)."""
-    intervals = bootstrap_intervals(values, np.arange(len(values)), seed).tolist()
-    means = values.mean(axis=0).tolist()
+def _figures(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
     return {
-        "metrics": {name: round(mean, 6) for name, mean in zip(names, means)},
-        "ci95": {name: [round(low, 6), round(high, 6)] for name, (low, high) in zip(names, intervals)},
+        "metrics": {name: round(one.value, DIGITS) for name, one in estimates.items()},
+        "ci95": {name: [round(one.low, DIGITS), round(one.high, DIGITS)] for name, one in estimates.items()},
     }
 
 
-def _line(prompt: Prompt, answer: Answer) -> str:
+def _facts(bench: Bench, plan: Evaluated, result: Measured) -> dict[str, Any]:
+    """Return what the figures are of; what is not there is left out."""
+    chat = bench.chat
+    facts: dict[str, Any] = {
+        "reference": plan.reference,
+        "samples": chat.samples,
+        "temperature": chat.temperature if chat.samples else None,
+        "top_p": chat.top_p if chat.samples else None,
+        "demonstrations": result.num_demonstrations,
+        "bleu_tokenizer": bleu_tokenizer(chat, result.prompts) if "bleu" in result.estimates else None,
+        "chance": bench.chances,
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def _most_frequent(domain: ChatDomain, prompts: Sequence[Prompt], seed: int) -> dict[str, Any]:
+    counts = Counter(prompt.answer.strip() for prompt in domain.prompts("train") if prompt.answer)
+    guess = min(counts.items(), key=lambda pair: (-pair[1], pair[0]))[0] if counts else ""
+    right = np.array([float(prompt.answer.strip() == guess) for prompt in prompts if prompt.answer])
+    figures = _figures({"exact_match": mean_with_interval(right, seed=seed)})
+    return {"name": "most frequent answer", "kind": "baseline", "settings": {"answer": guess}, **figures}
+
+
+# ---- answers
+
+
+def _write_answers(job: Job, plan: Evaluated, measured: Measured) -> None:
+    slug = measured.name.replace(" ", "-")
+    file = "answers.jsonl" if measured.name == plan.result else f"answers-{slug}.jsonl"
+    lines = [json.dumps(_line(measured, index), ensure_ascii=False) for index in range(len(measured.prompts))]
+    write_atomically(job.folder / file, "".join(line + "\n" for line in lines))
+
+
+def _line(measured: Measured, index: int) -> dict[str, Any]:
+    prompt, answer = measured.prompts[index], measured.greedy[index][0].answer
+    numbers = _numbers(measured.numbers, index, 0)
     row = {
         "source": f"{PurePath(prompt.source.path).name}:{prompt.source.line}",
         "prompt": prompt.text,
         "answer": prompt.answer,
         "completion": answer.text,
-        "exact_match": is_exact(answer, prompt.answer),
+        "exact_match": numbers.get("exact_match") == 1,
         "truncated": answer.truncated,
+        "metrics": numbers,
     }
-    return json.dumps(row, ensure_ascii=False) + "\n"
+    samples = [
+        {"completion": one.answer.text, "metrics": _numbers(measured.sampled_numbers, index, place)}
+        for place, one in enumerate(measured.sampled[index])
+    ]
+    return row | ({"samples": samples} if samples else {})
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(title="greedy answers", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", no_wrap=True)
-    for metric in METRICS:
-        table.add_column(metric.replace("_", " "), justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(row["name"], *(_cell(row, metric) for metric in METRICS))
-    return table
-
-
-def _cell(row: Mapping[str, Any], metric: str) -> str:
-    if metric not in row["metrics"]:
-        return ""
-    value = f"{row['metrics'][metric]:.3f}"
-    low, high = row["ci95"][metric]
-    return f"{value} \\[{low:.3f},{high:.3f}]" if metric == METRICS[0] else value
+def _numbers(numbers: Numbers, index: int, place: int) -> dict[str, float]:
+    found = {name: float(values[index, place]) for name, values in numbers.items()}
+    return {name: round(value, DIGITS) for name, value in found.items() if np.isfinite(value)}

@@ -10,7 +10,7 @@ from typing import Any
 from rlkit.report.charts import Interval, interval_chart, number
 from rlkit.report.run_files import finite, is_number
 from rlkit.report.style import html_table
-from rlkit.report.tables import KS, LEVELS
+from rlkit.report.tables import KS, LEVELS, answer_caption, answer_heading, metric_groups
 
 
 def evaluation_html(folder: str, report: Mapping[str, Any]) -> str:
@@ -27,7 +27,7 @@ def evaluation_html(folder: str, report: Mapping[str, Any]) -> str:
     if len(levels) == 2 and all(_same_levels(row["metrics"]) for row in rows):
         levels = [""]  # every item has its own semantic ID
     others = _by_use(rows)
-    tables = [_ranking_table(rows, level, len(levels) > 1) for level in levels] or [_plain_table(rows, others)]
+    tables = [_ranking_table(rows, level, len(levels) > 1) for level in levels] or _answer_tables(rows, report)
     headline = f"{levels[0]}ndcg@10" if levels else others[0]
     counts = ", ".join(f"{report[key]:,} {key}" for key in ("n", "users", "invalid") if is_number(report.get(key)))
     note = f'<p class="note">{escape(counts.replace(" n", " rows", 1))}; 95 % intervals in brackets.</p>'
@@ -68,8 +68,15 @@ def _by_use(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [metric for metric, _ in counts.most_common()]
 
 
-def _plain_table(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> str:
-    return _metric_table(rows, metrics, [metric.replace("_", " ") for metric in metrics])
+def _answer_tables(rows: Sequence[Mapping[str, Any]], report: Mapping[str, Any]) -> list[str]:
+    tables = []
+    for title, metrics in metric_groups(rows).items():
+        shown = [row for row in rows if not row["metrics"].keys().isdisjoint(metrics)]
+        caption = answer_caption(metrics, _mapping(report, "measured"))
+        note = f'<p class="note">{escape(caption)}</p>' if caption else ""
+        headings = [answer_heading(metric) for metric in metrics]
+        tables.append(f"<h3>{escape(title)}</h3>{_metric_table(shown, metrics, headings)}{note}")
+    return tables
 
 
 def _metric_table(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str], headings: Sequence[str]) -> str:

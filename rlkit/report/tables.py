@@ -16,6 +16,18 @@ from rich.text import Text
 if TYPE_CHECKING:
     from rlkit.report.compare import Comparison
 
+SAMPLED = "sampled/"
+_QUALITY = ("exact_match", "reward/", "win_rate/", "bleu", "rouge_1", "rouge_2", "rouge_l")
+_WORDING = ("completion_length", "truncated", "distinct_1", "distinct_2", "forbidden", "refused")
+GROUPS = {
+    "greedy answers": _QUALITY,
+    "wording of the greedy answers": _WORDING,
+    "sampled answers": tuple(SAMPLED + name for name in _QUALITY + _WORDING),
+    "the models": ("perplexity", "kl", "ability", "own_ability"),
+}
+"""Which metrics of answers stand in one table; a name with a slash at its end means all that begin like it."""
+WITHOUT_INTERVAL = ("bleu", "rouge", "completion_length", "truncated", "distinct")
+"""Metrics whose intervals are left to ``eval.json``."""
 KS = (5, 10, 50)
 INTERVAL_K = 10
 LEVELS = {"": "semantic-ID level", "item/": "item level"}
@@ -57,10 +69,92 @@ def evaluation_table(
 def evaluation_tables(report: Mapping[str, Any]) -> list[Table]:
     """Return the tables of an evaluation: one for every level that it measured, one in all where they are equal."""
     rows = report.get("rows") or [{"name": "model", "kind": "model", **report}]
+    if not any("hit_rate@" in name for row in rows for name in row["metrics"]):
+        return answer_tables(rows, report.get("measured", {}))
     levels = [level for level in LEVELS if any(name.startswith(f"{level}hit_rate@") for name in rows[0]["metrics"])]
     if len(levels) == len(LEVELS) and all(_levels_are_equal(row[part]) for row in rows for part in ("metrics", "ci95")):
         return [evaluation_table(rows, title=BOTH_LEVELS)]
     return [evaluation_table(rows, level) for level in levels]
+
+
+def metric_groups(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Sort the metrics of answers into tables, by title; what no table names comes last."""
+    names = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
+    groups = {
+        title: [name for part in parts for name in names if name == part or (part[-1] == "/" and name.startswith(part))]
+        for title, parts in GROUPS.items()
+    }
+    known = {name for group in groups.values() for name in group}
+    groups["more"] = [name for name in names if name not in known]
+    return {title: group for title, group in groups.items() if group}
+
+
+def answer_tables(rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Any] | None = None) -> list[Table]:
+    """Lay out models of text: one table for the greedy answers, one for samples, one for the models themselves.
+
+    Args:
+        rows: the ``rows`` of ``eval.json``.
+        measured: what the figures are of, for the captions.
+    """
+    tables = []
+    for title, metrics in metric_groups(rows).items():
+        shown = [row for row in rows if any(metric in row["metrics"] for metric in metrics)]
+        caption = answer_caption(metrics, measured or {})
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+        table.caption, table.caption_justify = caption or None, "left"
+        table.add_column("", no_wrap=True)
+        for metric in metrics:
+            table.add_column(answer_heading(metric), justify="right", min_width=_interval_width(shown, metric))
+        for row in shown:
+            table.add_row(_name(row), *(_answer_cell(row, metric) for metric in metrics))
+        tables.append(table)
+    return tables
+
+
+def answer_heading(metric: str) -> str:
+    """Return the heading of a metric of answers."""
+    name = metric.removeprefix(SAMPLED).replace("_", " ").replace("/", " ")
+    return {"bleu": "BLEU", "rouge 1": "R-1", "rouge 2": "R-2", "rouge l": "R-L"}.get(name, name)
+
+
+def answer_caption(metrics: Sequence[str], measured: Mapping[str, Any]) -> str:
+    """Return what a reader must know of these metrics: the reference, how many samples, what guessing gets."""
+    reference, parts = measured.get("reference"), []
+    if reference and any("win_rate/" in metric for metric in metrics):
+        parts.append(f"win rate against {reference}, ties half")
+    if reference and "kl" in metrics:
+        parts.append(f"KL to {reference}, nats per token of the samples")
+    if any(metric.startswith(SAMPLED) for metric in metrics):
+        parts.append(f"{measured.get('samples')} per prompt at temperature {measured.get('temperature', 1):g}")
+    chances = measured.get("chance") or {}
+    parts += [f"{answer_heading(name)} by guessing: {decimals(chances[name])}" for name in metrics if name in chances]
+    return "; ".join(parts)
+
+
+def _answer_cell(row: Mapping[str, Any], metric: str) -> Text:
+    value = row["metrics"].get(metric)
+    text = Text("" if value is None else decimals(value))
+    if interval := _interval(row, metric):
+        text.append(f" {interval}")  # breaks before the bracket only
+    return text
+
+
+def _interval(row: Mapping[str, Any], metric: str) -> str:
+    bounds = row["ci95"].get(metric)
+    if not bounds or metric.removeprefix(SAMPLED).startswith(WITHOUT_INTERVAL):
+        return ""
+    return f"[{decimals(bounds[0])},{decimals(bounds[1])}]"
+
+
+def _interval_width(rows: Sequence[Mapping[str, Any]], metric: str) -> int | None:
+    return max(len(_interval(row, metric)) for row in rows) or None
+
+
+def decimals(value: float) -> str:
+    """Write a number with about three digits that mean something: shares to a thousandth, lengths to a tenth."""
+    if abs(value) < 1:
+        return f"{value:.3f}".replace("0.", ".", 1)
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def _levels_are_equal(values: Mapping[str, Any]) -> bool:

@@ -1,0 +1,114 @@
+"""Numbers of single answers: right or not, length, overlap with the reference answer, phrases, rewards.
+
+Every number has the shape (R, S): R prompts, S answers of each; NaN where there is nothing to measure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from rlkit.chat.answers import is_exact
+from rlkit.chat.evaluation_data import REFUSALS, read_phrases
+from rlkit.chat.metrics import OPENING, phrase_finder, rouge, wins
+from rlkit.config.stages import ChatEvaluationSettings
+from rlkit.errors import RecipeError, TrainingError
+from rlkit.policy.collect import WeightedReward
+from rlkit.policy.text_rewards import Answer, Sample
+from rlkit.records import Prompt
+
+REWARD, WIN_RATE = "reward/", "win_rate/"
+Numbers = dict[str, np.ndarray]
+Finders = dict[str, Callable[[str], bool]]
+
+
+def answer_numbers(
+    prompts: Sequence[Prompt],
+    answers: Sequence[Sequence[Answer]],
+    rewards: Sequence[WeightedReward],
+    finders: Finders,
+) -> Numbers:
+    """Return what can be said of each answer by itself.
+
+    Args:
+        prompts: R prompts.
+        answers: S of each.
+        rewards: score each answer.
+        finders: name -> whether a text contains certain phrases.
+
+    Raises:
+        TrainingError: a reward gives a number that is not finite.
+    """
+    pairs = [(prompt, answer) for prompt, group in zip(prompts, answers) for answer in group]
+    found: dict[str, list[float]] = {}
+    if any(prompt.answer for prompt in prompts):
+        found["exact_match"] = [
+            float(is_exact(answer, prompt.answer)) if prompt.answer else np.nan for prompt, answer in pairs
+        ]
+    found["truncated"] = [float(answer.truncated) for _, answer in pairs]
+    found["completion_length"] = [float(answer.tokens) for _, answer in pairs]
+    found |= {name: [float(contains(answer.text)) for _, answer in pairs] for name, contains in finders.items()}
+    found |= {REWARD + reward.name: _scores(reward, pairs) for reward in rewards}
+    shape = (len(prompts), len(answers[0]) if answers else 0)
+    return {name: np.array(values, dtype=np.float64).reshape(shape) for name, values in found.items()}
+
+
+def _scores(reward: WeightedReward, pairs: Sequence[tuple[Prompt, Answer]]) -> list[float]:
+    samples = [Sample(one.text, said.text, one.answer, said.truncated, one.context) for one, said in pairs]
+    scored: Any = reward.score
+    scores = [float(score) for score in scored.score(samples)]
+    if len(scores) != len(samples) or not np.isfinite(scores).all():
+        raise TrainingError(
+            f"reward {reward.name}: must return {len(samples)} finite numbers, got {len(scores)}, "
+            f"{int(np.isfinite(scores).sum())} of them finite; look at the reward's code"
+        )
+    return scores
+
+
+def check_rewards(rewards: Sequence[WeightedReward], stage: str) -> None:
+    """Refuse rewards that need rollouts.
+
+    Raises:
+        RecipeError: one of them has no ``score`` of samples.
+    """
+    wrong = [reward.name for reward in rewards if not callable(getattr(reward.score, "score", None))]
+    if wrong:
+        raise RecipeError(
+            f"stages.{stage}.chat.rewards: cannot score texts alone, got {', '.join(wrong)}; "
+            "build it as a TextReward, or leave it out"
+        )
+
+
+def phrase_finders(settings: ChatEvaluationSettings) -> Finders:
+    """Return the tests for forbidden phrases and for refusals that the settings ask for."""
+    forbidden = [*settings.forbidden, *(read_phrases(settings.forbidden_file) if settings.forbidden_file else ())]
+    finders: Finders = {}
+    if forbidden:
+        finders["forbidden"] = phrase_finder(forbidden)
+    if settings.refusals:
+        finders["refused"] = phrase_finder(REFUSALS, within=OPENING)
+    return finders
+
+
+def overlap_numbers(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Numbers:
+    """Return (R, 1) ROUGE of each answer with its prompt's; NaN where the prompt has none."""
+    rows = with_answer(prompts)
+    found = rouge([answers[row].text for row in rows], [prompts[row].answer for row in rows])
+    result = {}
+    for name, values in found.items() if rows else ():
+        result[name] = np.full((len(prompts), 1), np.nan)
+        result[name][rows, 0] = values
+    return result
+
+
+def with_answer(prompts: Sequence[Prompt]) -> list[int]:
+    """Return the indices of the prompts that have a reference answer."""
+    return [index for index, prompt in enumerate(prompts) if prompt.answer]
+
+
+def win_numbers(ours: Numbers, theirs: Numbers) -> Numbers:
+    """Return by every reward whether our k-th answer to a prompt beats their k-th one."""
+    names = [name.removeprefix(REWARD) for name in ours if name.startswith(REWARD)]
+    return {WIN_RATE + name: wins(ours[REWARD + name], theirs[REWARD + name]) for name in names}
