@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from rlkit.component import Component
 from rlkit.config import (
     algorithms,
+    chat,
     domains,
     engines,
     models,
@@ -52,7 +53,7 @@ def register_domains() -> Iterable[Component]:
     """Return the built-in domains."""
     return [
         Component(domains.RecommendationSettings, "rlkit.recsys.domain:recommendation_domain"),
-        Component(domains.ChatSettings, "rlkit.chat.domain:chat_domain"),
+        Component(chat.ChatSettings, "rlkit.chat.domain:chat_domain"),
     ]
 
 
@@ -87,6 +88,8 @@ def register_data_formats() -> Iterable[Component]:
     return [
         Component(recommendation_data.MiniOneRecDataSettings, "rlkit.recsys.data.minionerec:read_minionerec"),
         Component(recommendation_data.DemoDataSettings, "rlkit.recsys.data.demo:generate_demo"),
+        Component(chat.ChatFilesSettings, "rlkit.chat.data.read:read_files"),
+        Component(chat.ChatDemoSettings, "rlkit.chat.data.demo:generate_demo"),
     ]
 
 

@@ -38,6 +38,7 @@ def cross_checks(model: type[Settings], tree: Mapping[str, Any]) -> Iterator[Pro
     yield from _parts_for_domains(model, tree, classes)
     yield from _constrained(tree, classes, stages)
     yield from _consumed(classes, everyone)
+    yield from _given(model, tree, classes, everyone)
     yield from _references(model, tree, classes)
     yield from _selected(tree, classes, stages)
     yield from _frozen(model, tree, stages)
@@ -123,6 +124,20 @@ def _no_records(settings: type[Settings], wanted: str, domain: type[Settings]) -
     made = ", ".join(domain.produces) or "nothing"
     wrong = f"{_name(settings)!r} learns from {wanted} records, but the domain {_name(domain)!r} makes {made}"
     return f"{wrong}; choose another algorithm or domain"
+
+
+def _given(model: type[Settings], tree: Mapping[str, Any], classes: Classes, stages: list[str]) -> Iterator[Problem]:
+    """Yield algorithms whose records the domain could make, but its settings name no data for."""
+    domain: Any = _valid(model, tree.get("domain"), "domain")
+    if not hasattr(domain, "records"):
+        return
+    given: tuple[str, ...] = domain.records()
+    for stage in stages:
+        keys: Keys = ("stages", stage, "algorithm")
+        for wanted in classes[keys].consumes if keys in classes else ():
+            if wanted in domain.produces and wanted not in given:
+                wrong = f"{_name(classes[keys])!r} learns from {wanted} records, but the domain is given no such data"
+                yield Problem(keys, f"{wrong} (it has {', '.join(given)}); name a file of them in the domain")
 
 
 def _references(model: type[Settings], tree: Mapping[str, Any], classes: Classes) -> Iterator[Problem]:

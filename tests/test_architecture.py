@@ -41,7 +41,7 @@ LIGHT_READERS = ("rlkit.recsys.data", "rlkit.chat.data", "rlkit.chat.evaluation_
 # ``Settings.check`` reads the data that settings name, in the function; what it imports must be light.
 UPWARD_IN_A_FUNCTION = {
     ("rlkit.config.recommendation_data", "rlkit.recsys.data.minionerec"),
-    ("rlkit.config.domains", "rlkit.chat.data"),
+    ("rlkit.config.chat", "rlkit.chat.data.read"),
     ("rlkit.config.stages", "rlkit.chat.evaluation_data"),
     ("rlkit.config.reward_models", "rlkit.models.head_files"),
 }

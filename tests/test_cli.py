@@ -213,7 +213,7 @@ def test_a_jsonl_file_means_chat_and_a_folder_recommendation(tmp_path, verb):
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "1 + 1", "answer": "2"}\n')
     chat = recipe_from_tree(single_recipe(verb, "some/model", rows)).recipe
-    assert (chat.domain.type, chat.domain.train, chat.model.path) == ("chat", str(rows), "some/model")
+    assert (chat.domain.type, chat.domain.prompts.path, chat.model.path) == ("chat", str(rows), "some/model")
     assert list(chat.stages) == [verb, "evaluate"]
     recommendation = recipe_from_tree(single_recipe(verb, None, tmp_path)).recipe
     assert (recommendation.domain.data.type, recommendation.domain.data.path) == ("minionerec", str(tmp_path))

@@ -10,7 +10,8 @@ from pydantic import Field, field_validator
 
 from rlkit.component import Component, Settings, Slot
 from rlkit.config.algorithms import GRPOSettings, SFTSettings
-from rlkit.config.domains import ChatSettings, RecommendationSettings
+from rlkit.config.chat import ChatSettings
+from rlkit.config.domains import RecommendationSettings
 from rlkit.config.engines import LocalSettings
 from rlkit.config.models import CausalLMSettings
 from rlkit.config.rewards import ItemMatchSettings
@@ -292,7 +293,7 @@ def test_a_path_alone_means_the_minionerec_format(load):
             "rewards is a list of 2, got '5'; use an index from 0 to 2 (which",
         ),
         ("stages.grpo.algorithm.rewards.x.weight=1", "rewards is a list of 2, got 'x'"),
-        ("domain.type=chat", "r.yaml:2:1: domain.train: required, not set; add it (A JSONL file with"),
+        ("domain.data.type=minionerec", "domain.data.path: required, not set; add it (The folder of"),
         (
             "engine={type: local, proceses: 2}",
             "command line: 'engine={type: local, proceses: 2}': engine.proceses: no such",
@@ -393,7 +394,7 @@ def test_parts_that_do_not_fit_each_other_are_refused(load, old, new, expected):
 
 CHAT = """\
 name: chat
-domain: {type: chat, train: a.jsonl}
+domain: {type: chat, prompts: a.jsonl}
 stages:
   grpo:
     algorithm:
@@ -760,10 +761,12 @@ def test_the_json_schema_describes_every_setting():
 def test_chat_settings_join_the_same_recipe():
     tree = {
         "name": "x",
-        "domain": {"type": "chat", "train": "a.jsonl"},
+        "domain": {"type": "chat", "prompts": "a.jsonl"},
         "stages": {"a": {"algorithm": {"type": "sft"}}},
     }
-    assert recipe_from_tree(tree).recipe.domain == ChatSettings(train="a.jsonl")
+    domain = recipe_from_tree(tree).recipe.domain
+    assert isinstance(domain, ChatSettings)
+    assert (domain.prompts.type, domain.prompts.path, domain.demonstrations) == ("chat_files", "a.jsonl", None)
 
 
 def _with(component, kind, stages):

@@ -1,26 +1,31 @@
-"""The chat domain, the smallest there is: files to records, a chat template to prompts, exact match to a metric."""
+"""The chat domain: files to records, a chat template to texts, exact match to a metric."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from rlkit.chat.answers import greedy_answers, is_exact
-from rlkit.chat.data import ChatData, ChatRow, read_chat
+from rlkit.chat.data.read import ChatData, read_chat
+from rlkit.chat.data.report import SHOWN_PER_FILE
+from rlkit.chat.data.rows import user
+from rlkit.chat.render import Renderer
 from rlkit.config.algorithms import ValidateSettings
-from rlkit.config.domains import ChatSettings
-from rlkit.errors import ModelError
+from rlkit.config.chat import ChatSettings
+from rlkit.errors import DataError
 from rlkit.job import Job
-from rlkit.records import Demonstration, Prompt
+from rlkit.records import Demonstration, Feedback, Preference, Prompt
 from rlkit.run_directory import content_hash
 
 VALIDATE_BATCH_SIZE = 32
+
+Row = TypeVar("Row")
+Record = TypeVar("Record")
 
 
 def chat_domain(settings: ChatSettings, job: Job) -> ChatDomain:
@@ -29,7 +34,7 @@ def chat_domain(settings: ChatSettings, job: Job) -> ChatDomain:
 
 
 class ChatDomain:
-    """Rows of a prompt and its answer; any text may be a completion.
+    """Conversations, preferences, feedback and prompts; any text may be a completion.
 
     Args:
         settings: the recipe's domain.
@@ -54,44 +59,48 @@ class ChatDomain:
         """Do nothing: a chat model brings all that it needs."""
 
     def bind(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Take the tokenizer whose chat template renders the prompts.
+        """Take the tokenizer whose chat template renders the messages; one without a template gets the built-in one.
 
         Raises:
-            ModelError: it has no template or no end token, or the template refuses the messages.
+            ModelError: it has no end token, or the template refuses the system message.
         """
-        if tokenizer.chat_template is None or tokenizer.eos_token_id is None:
-            missing = "chat template" if tokenizer.chat_template is None else "end-of-sequence token"
-            raise ModelError(f"model: its tokenizer has no {missing}; take a chat model, or add it to the tokenizer")
         self.tokenizer = tokenizer
-        try:
-            self.render("?")
-        except TemplateError as error:
-            raise ModelError(
-                f"domain.system: the chat template refuses the messages: {error}; leave the system message out"
-            ) from error
+        self.renderer = Renderer(tokenizer, self.settings.system)
 
     # ---- records
 
     def render(self, prompt: str) -> str:
-        """Return the text that the answer follows; the template writes all special tokens."""
-        system = [{"role": "system", "content": self.settings.system}] if self.settings.system is not None else []
-        messages = [*system, {"role": "user", "content": prompt}]
-        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        """Return the text that the answer to a user's message follows."""
+        return self.renderer.text((user(prompt),))
 
     def prompts(self, split: str, limit: int | None = None) -> list[Prompt]:
         """Render a split in its order; ``limit`` takes a seeded sample of that size, still in order."""
-        rows = self.data.splits[split]
+        rows = self._rows("prompts", split)
         chosen: Sequence[int] = range(len(rows))
         if limit is not None and limit < len(rows):
             chosen = sorted(np.random.default_rng(self.seed).choice(len(rows), limit, replace=False).tolist())
-        return [self._prompt(rows[index], f"{split}-{index}") for index in chosen]
-
-    def _prompt(self, row: ChatRow, key: str) -> Prompt:
-        return Prompt(key=key, text=self.render(row.prompt), answer=row.answer, source=row.source, task="chat")
+        return _each(lambda index: self.renderer.prompt(rows[index], f"{split}-{index}"), chosen)
 
     def demonstrations(self, split: str) -> list[Demonstration]:
-        """Render a split with its answers."""
-        return [Demonstration(prompt.text, prompt.answer, prompt.source, prompt.task) for prompt in self.prompts(split)]
+        """Render the conversations of a split, every turn of the assistant to be learned."""
+        return _each(self.renderer.demonstration, self._rows("demonstrations", split))
+
+    def preferences(self, split: str) -> list[Preference]:
+        """Render the pairs of a split."""
+        return _each(self.renderer.preference, self._rows("preferences", split))
+
+    def feedback(self, split: str) -> list[Feedback]:
+        """Render the labelled answers of a split."""
+        return _each(self.renderer.feedback, self._rows("feedback", split))
+
+    def _rows(self, kind: str, split: str) -> Sequence[Any]:
+        splits = self.data.rows[kind]
+        if not any(splits.values()):
+            more = ", and no prompt carries an answer" if kind == "demonstrations" else ""
+            raise DataError(f"domain.{kind}: there are none{more}; name a file of them")
+        if not splits[split]:
+            raise DataError(f"domain.{kind}: the {split} split is empty; name another file as {split}")
+        return splits[split]
 
     def train_sequences(self) -> None:
         """Return None: chat has demonstrations, not sequences."""
@@ -107,7 +116,7 @@ class ChatDomain:
 
     def inputs(self) -> list[str]:
         """Return hashes of the data files, for "finished before"."""
-        return [content_hash(Path(path).expanduser()) for path in self.data.files]
+        return [content_hash(Path(path)) for path in self.data.files]
 
     # ---- measuring
 
@@ -136,3 +145,19 @@ class ChatDomain:
         from rlkit.chat.evaluate import evaluate
 
         return evaluate(job, self)
+
+
+def _each(render: Callable[[Row], Record], rows: Iterable[Row]) -> list[Record]:
+    """Render all rows; the problems of the first few that cannot be are raised together."""
+    records: list[Record] = []
+    problems: list[str] = []
+    for row in rows:
+        try:
+            records.append(render(row))
+        except DataError as error:
+            problems += error.problems
+            if len(problems) >= SHOWN_PER_FILE:
+                break
+    if problems:
+        raise DataError(*problems)
+    return records

@@ -108,7 +108,7 @@ def _domain(data: Path | None) -> dict[str, Any]:
     if data.is_dir():
         return {"type": "recommendation", "data": {"type": "minionerec", "path": str(data)}}
     if data.is_file() and data.suffix == ".jsonl":
-        return {"type": "chat", "train": str(data)}
+        return {"type": "chat", "prompts": str(data)}
     wrong = "not a folder or a .jsonl file" if data.exists() else "does not exist"
     raise RecipeError(
         f"--data: {wrong}, got {str(data)!r}; name a folder in MiniOneRec's format, or a .jsonl file of chat rows"

@@ -62,7 +62,7 @@ stages:                     # run in this order; a finished stage is skipped by 
 _CHAT = """
 domain:
   type: chat
-  train: train.jsonl        # rows like {"prompt": "What is 2 + 3?", "answer": "5"}
+  prompts: train.jsonl      # rows like {"prompt": "What is 2 + 3?", "answer": "5"}
 
 stages:                     # run in this order; a finished stage is skipped by the next call
   sft:

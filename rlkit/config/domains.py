@@ -1,4 +1,4 @@
-"""Settings of the built-in domains."""
+"""Settings of the recommendation domain."""
 
 from __future__ import annotations
 
@@ -106,36 +106,4 @@ class RecommendationSettings(Settings):
         return tasks
 
 
-class ChatSettings(Settings):
-    """Chat with one turn: rows of ``{"prompt", "answer"}``, rendered by the tokenizer's chat template."""
-
-    type: Literal["chat"] = "chat"
-    produces: ClassVar[tuple[str, ...]] = ("Prompt", "Demonstration")
-    # What a look at the valid split measures, beside the reward: ``validate_on.select_by`` names one.
-    valid_metrics: ClassVar[tuple[str, ...]] = ("exact_match",)
-    best_by: ClassVar[str] = "reward"
-    constrained: ClassVar[bool] = False
-
-    train: str = Field(min_length=1)
-    """A JSONL file with ``prompt`` and ``answer``."""
-    valid: str | None = Field(None, min_length=1)
-    """Another such file; none: the last tenth of ``train``."""
-    test: str | None = Field(None, min_length=1)
-    """Another such file; none: the valid rows."""
-    system: str | None = None
-    """A system message before every prompt."""
-    max_completion_tokens: int = Field(256, ge=1)
-    """Where greedy answers, on valid and test, are cut off; an answer that was cut off counts as wrong."""
-
-    def check(self) -> None:
-        """Read the files whole, as a run does.
-
-        Raises:
-            DataError: every problem found, by file and line.
-        """
-        from rlkit.chat.data import read_chat
-
-        read_chat(self)
-
-
-__all__ = ["AugmentSettings", "ChatSettings", "RecommendationSettings", "ResidualKMeansSettings", "TaskSettings"]
+__all__ = ["AugmentSettings", "RecommendationSettings", "ResidualKMeansSettings", "TaskSettings"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,6 +13,7 @@ class MiniOneRecDataSettings(Settings):
     """Files in MiniOneRec's format: train, valid and test CSV, info, index.json and item.json of one dataset."""
 
     type: Literal["minionerec"] = "minionerec"
+    domains: ClassVar[tuple[str, ...]] = ("recommendation",)
 
     path: str = Field(min_length=1)
     """The folder of ``NAME.train.csv[.gz]`` and its sisters, or of upstream's ``train/NAME_5_2016-10-2018-11.csv``."""
@@ -34,6 +35,7 @@ class DemoDataSettings(Settings):
     """A generated shop with known next-item distribution; the defaults were fixed before any model was trained."""
 
     type: Literal["demo"] = "demo"
+    domains: ClassVar[tuple[str, ...]] = ("recommendation",)
 
     seed: int = Field(0, ge=0)
     """The same seed gives the same shop and the same users on every machine."""

@@ -13,7 +13,7 @@ from rlkit.chat.answers import greedy_answers, is_exact
 from rlkit.chat.domain import ChatDomain
 from rlkit.chat.rewards import exact_match
 from rlkit.config.algorithms import ValidateSettings
-from rlkit.config.domains import ChatSettings
+from rlkit.config.chat import ChatFilesSettings, ChatSettings
 from rlkit.config.rewards import ExactMatchSettings
 from rlkit.errors import ModelError
 from rlkit.policy.group_batch import GroupBatch
@@ -31,8 +31,10 @@ TEMPLATE = (
 def domain(tmp_path: Path) -> ChatDomain:
     """Return a bound domain of twenty sums."""
     rows = [json.dumps({"prompt": f"{index} + 1?", "answer": str(index + 1)}) for index in range(20)]
-    (tmp_path / "train.jsonl").write_text("\n".join(rows))
-    domain = ChatDomain(ChatSettings(train=str(tmp_path / "train.jsonl"), max_completion_tokens=4), seed=0)
+    (tmp_path / "train.jsonl").write_text("\n".join(rows[:18]))
+    (tmp_path / "valid.jsonl").write_text("\n".join(rows[18:]))
+    files = ChatFilesSettings(path=str(tmp_path / "train.jsonl"), valid=str(tmp_path / "valid.jsonl"))
+    domain = ChatDomain(ChatSettings(prompts=files, max_completion_tokens=4), seed=0)
     tokenizer = tiny_model().tokenizer
     tokenizer.chat_template = TEMPLATE
     domain.bind(tokenizer)

@@ -36,7 +36,11 @@ def recipe_tree(train: Path) -> dict:
     return {
         "name": "letters",
         "model": {"hidden_size": 32, "intermediate_size": 64, "layers": 1},
-        "domain": {"type": "chat", "train": str(train), "max_completion_tokens": 4},
+        "domain": {
+            "type": "chat",
+            "prompts": {"path": str(train), "valid": str(train.with_name("valid.jsonl"))},
+            "max_completion_tokens": 4,
+        },
         "stages": {
             "sft": {"algorithm": {"type": "sft"}, "train": {"batch_size": 16, "max_steps": 24, **common}},
             "grpo": {"algorithm": grpo, "train": {"batch_size": 8, "max_steps": 4, **common}},
@@ -55,7 +59,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("chat")
     letters = random.Random(0).choices("abcd", k=240)
     rows = [json.dumps({"prompt": letter, "answer": letter}) for letter in letters]
-    (folder / "train.jsonl").write_text("\n".join(rows))
+    (folder / "train.jsonl").write_text("\n".join(rows[:-24]))
+    (folder / "valid.jsonl").write_text("\n".join(rows[-24:]))
     return run(recipe_from_tree(recipe_tree(folder / "train.jsonl")), folder / "run")
 
 

@@ -28,7 +28,12 @@ def recipe_tree(train: Path) -> dict:
     return {
         "name": "letters",
         "model": {"hidden_size": 64, "intermediate_size": 128, "layers": 2},
-        "domain": {"type": "chat", "train": str(train), "system": "Echo.", "max_completion_tokens": 4},
+        "domain": {
+            "type": "chat",
+            "prompts": {"path": str(train), "valid": str(train.with_name("valid.jsonl"))},
+            "system": "Echo.",
+            "max_completion_tokens": 4,
+        },
         "stages": {
             "sft": {"algorithm": {"type": "sft"}, "train": sft},
             "grpo": {"algorithm": algorithm, "train": grpo},
@@ -44,7 +49,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("chat")
     letters = random.Random(0).choices("abcd", k=400)
     rows = [json.dumps({"prompt": letter, "answer": letter}) for letter in letters]
-    (folder / "train.jsonl").write_text("\n".join(rows))
+    (folder / "train.jsonl").write_text("\n".join(rows[:-40]))
+    (folder / "valid.jsonl").write_text("\n".join(rows[-40:]))  # the same four prompts, so a file of its own
     return run(recipe_from_tree(recipe_tree(folder / "train.jsonl")), folder / "run")
 
 
