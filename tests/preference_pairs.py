@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import torch
+from toys import tiny_model
+
 from rlkit.component import Component, Settings
 from rlkit.job import Job
+from rlkit.models.head_files import NOTES_FILE
+from rlkit.models.scalar_head import new_scalar_head
 from rlkit.plugins import Origin, Registry, load_plugins
 from rlkit.recipe import recipe_from_tree
 from rlkit.records import Preference, Source
@@ -114,3 +120,15 @@ def reward_job(folder: Path, domain: dict | None = None, train: dict | None = No
     job = Job(loaded.recipe, registry(), directory, "rm")
     job.engine.prepare()
     return job
+
+
+def reward_folder(folder: Path, seed: int = 0, notes: dict | None = None) -> str:
+    """Write a reward model with a head large enough to tell texts apart."""
+    made = new_scalar_head(tiny_model(seed=seed), seed)
+    with torch.no_grad():
+        made.model.score.weight *= 20
+    made.model.save_pretrained(folder)
+    made.tokenizer.save_pretrained(folder)
+    if notes is not None:
+        (folder / NOTES_FILE).write_text(json.dumps(notes))
+    return str(folder)

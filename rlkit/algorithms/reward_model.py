@@ -69,7 +69,8 @@ class RewardModelTrainer(OfflineTrainer, RewardTrainer):
     ) -> None:
         self.settings, self.terms, self.held_out, self.facts = settings, terms, held_out, facts
         self.report: dict[str, Any] = {}
-        super().__init__(*args, **kwargs)
+        # Past OfflineTrainer's, which switches dropout off: small reward models need it (``model.dropout``, LoRA's).
+        RewardTrainer.__init__(self, *args, **kwargs)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

@@ -28,7 +28,7 @@ MAX_TOKENS = 1024
 """Where rows are cut if neither settings nor training say."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Member:
     """One reward model.
 
@@ -61,7 +61,7 @@ class LearnedReward(TextReward):
     def __init__(self, settings: LearnedRewardSettings, members: Sequence[Member], domain: Any) -> None:
         super().__init__(self._score_samples, domain)
         self.settings, self.members = settings, members
-        self.progress: Callable[[int], None] | None = None
+        self.progress: Callable[[float], None] | None = None  # called with the share of the rows that is done
         self.checked = False
 
     @property
@@ -103,12 +103,18 @@ class LearnedReward(TextReward):
 
     def _scored(self, member: Member, rows: Sequence[Sequence[int]]) -> Tensor:
         cut = [row[-member.max_tokens :] for row in rows]
+        before, total = self.members.index(member), len(self.members) * max(len(rows), 1)
+
+        def progress(done: int) -> None:
+            if self.progress is not None:
+                self.progress((before * len(rows) + done) / total)
+
         scores = score_rows(
             member.model,
             cut,
             batch_size=self.settings.batch_size,
             batch_tokens=self.settings.batch_tokens,
-            progress=self.progress,
+            progress=progress,
         )
         return (scores - member.mean) / member.std
 
