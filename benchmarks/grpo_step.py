@@ -31,11 +31,12 @@ from rlkit.config.algorithms import GRPOSettings
 from rlkit.config.rewards import ItemMatchSettings
 from rlkit.config.rollouts import BeamSettings
 from rlkit.models.tokenizer import byte_tokenizer
-from rlkit.policy.collect import Collector, WeightedReward
+from rlkit.policy.collect import Collector
+from rlkit.policy.mini_batches import LoopSettings
 from rlkit.policy.module import PolicyModel
+from rlkit.policy.rewarder import Rewarder, WeightedReward
 from rlkit.policy.rollouts import PromptStream
 from rlkit.policy.sampler import BeamRollout
-from rlkit.policy.mini_batches import LoopSettings
 from rlkit.policy.trainer import PolicyTrainer
 from rlkit.records import Prompt, Source
 from rlkit.recsys.trie import Trie
@@ -109,8 +110,9 @@ def rlkit_step(size: str, levels: int) -> float:
     # Some candidates of every group are rewarded, as TRL's are below.
     reward = WeightedReward("even", 1.0, lambda rollouts: (rollouts.batch.completions[..., 0] % 2).float())
     collector = Collector(
-        settings, rollout=BeamRollout(BeamSettings()), rewards=[reward], tokenizer=tokenizer, valid=prompts[:1], seed=0,
-        chunk=B, domain=SimpleNamespace(constraint=trie, normalization="children"), stream=PromptStream(prompts, 0),
+        settings, rollout=BeamRollout(BeamSettings()), rewarder=Rewarder([reward]), tokenizer=tokenizer,
+        valid=prompts[:1], seed=0, chunk=B,
+        domain=SimpleNamespace(constraint=trie, normalization="children"), stream=PromptStream(prompts, 0),
         device="cpu",
     )  # fmt: skip
     clock = Clock()

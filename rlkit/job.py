@@ -175,3 +175,8 @@ class Job:
         """Add a sample to samples.jsonl, on rank 0."""
         if self.rank == 0:
             self.run.append("samples.jsonl", {"stage": self.stage, **row})
+
+    def quarantine(self, row: dict[str, Any]) -> None:
+        """Add a completion that a reward could not score to quarantine.jsonl, with the command that tries it again."""
+        row = {"stage": self.stage, **row, "again": f"rlkit rewards replay {self.run.path}"}
+        self.run.append("quarantine.jsonl", row)

@@ -15,7 +15,7 @@ from rlkit.chat.evaluation_data import REFUSALS, read_phrases
 from rlkit.chat.metrics import OPENING, phrase_finder, rouge, wins
 from rlkit.config.stages import ChatEvaluationSettings
 from rlkit.errors import RecipeError, TrainingError
-from rlkit.policy.collect import WeightedReward
+from rlkit.policy.rewarder import WeightedReward
 from rlkit.policy.text_rewards import Answer, Sample
 from rlkit.records import Prompt
 

@@ -28,7 +28,7 @@ from rlkit.chat.metrics import Estimate, bleu, distinct, has_cjk, mean_with_inte
 from rlkit.config.stages import ChatEvaluationSettings, EvaluateStageSettings
 from rlkit.job import Job
 from rlkit.models.load import LoadedModel
-from rlkit.policy.collect import WeightedReward, weighted
+from rlkit.policy.rewarder import WeightedReward, weighted
 from rlkit.policy.sampler import prompt_limit
 from rlkit.policy.text_sampler import Truncation
 from rlkit.progress import StageProgress
@@ -204,7 +204,10 @@ def bleu_tokenizer(chat: ChatEvaluationSettings, prompts: Sequence[Prompt]) -> s
 
 def _perplexity(bench: Bench, loaded: LoadedModel, measured: Measured) -> dict[str, Estimate]:
     """Return exp of the mean loss per token that the model had to say in held-out conversations."""
-    demonstrations = bench.domain.demonstrations(bench.settings.split)[: bench.settings.max_rows]
+    split = bench.settings.split
+    if not bench.domain.data.rows["demonstrations"][split]:
+        return {}
+    demonstrations = bench.domain.demonstrations(split)[: bench.settings.max_rows]
     rows = demonstration_rows(loaded.tokenizer, demonstrations, prompt_limit(loaded.model, 0))
     found = token_logprobs(loaded.model, rows, batch_size=bench.settings.batch_size, device=bench.device)
     measured.num_demonstrations = len(rows)

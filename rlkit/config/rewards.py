@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from rlkit.component import Settings
 
@@ -12,8 +12,29 @@ from rlkit.component import Settings
 class RewardSettings(Settings):
     """What every reward has."""
 
+    # Whether samples are scored one by one in processes that can be killed; else in the run's own.
+    supervised: ClassVar[bool] = False
+
     weight: float = 1.0
     """The reward is multiplied by this before parts are added."""
+    gate: bool = False
+    """Multiply what the other parts add up to, instead of being added to it; the weight multiplies as well."""
+    clip: tuple[float, float] | None = None
+    """The least and the most that this part counts with, before the weight; none: as it is."""
+    standardize: bool = False
+    """Subtract the group's mean and divide by its standard deviation, so that parts of different scale weigh alike."""
+    timeout_seconds: float = Field(10.0, gt=0)
+    """The deadline of a sample. Missed in a supervised reward, it costs the sample; elsewhere the sum over a rollout
+    ends the run."""
+    workers: int = Field(1, ge=1, le=64)
+    """Processes of a supervised reward; others ignore it."""
+
+    @field_validator("clip")
+    @classmethod
+    def _clip_is_a_range(cls, clip: tuple[float, float] | None) -> tuple[float, float] | None:
+        if clip is not None and clip[0] >= clip[1]:
+            raise ValueError(f"the least must lie below the most, got {list(clip)}; write [least, most]")
+        return clip
 
 
 class ItemMatchSettings(RewardSettings):

@@ -13,10 +13,12 @@ from rlkit.errors import RecipeError
 from rlkit.job import Job
 from rlkit.models.load import make_trainable
 from rlkit.policy.algorithm import PolicyAlgorithm
-from rlkit.policy.collect import Collector, weighted
+from rlkit.policy.collect import Collector
 from rlkit.policy.mini_batches import LoopSettings
 from rlkit.policy.module import PolicyModel
+from rlkit.policy.rewarder import Reward, Rewarder, weighted
 from rlkit.policy.rollouts import PromptStream, Rollouts
+from rlkit.policy.supervised import SupervisedReward
 from rlkit.policy.trainer import PolicyTrainer
 from rlkit.policy.value import make_value
 
@@ -56,7 +58,12 @@ def policy_trainer(
     collector = Collector(
         settings,
         rollout=rollout,
-        rewards=weighted(settings.rewards, job.load_reward),
+        rewarder=Rewarder(
+            weighted(settings.rewards, lambda reward: _reward(job, reward)),
+            arguments.device,
+            settings.offload,
+            job.quarantine,
+        ),
         domain=job.domain,
         tokenizer=loaded.tokenizer,
         stream=PromptStream(prompts, job.seed),
@@ -78,6 +85,12 @@ def policy_trainer(
         processing_class=loaded.tokenizer,
         callbacks=[*job.callbacks(), *_early_stopping(job, arguments)],
     )
+
+
+def _reward(job: Job, settings: Any) -> Reward:
+    if settings.supervised:
+        return SupervisedReward(settings, job.domain)
+    return job.load_reward(settings)
 
 
 def _check(job: Job, settings: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,22 +12,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from rlkit.config.algorithms import PolicySettings
-from rlkit.errors import TrainingError
 from rlkit.ops.advantages import zero_signal
+from rlkit.policy.rewarder import Rewarder
 from rlkit.policy.rollouts import PromptStream, Rollouts, concat, generator_for
 from rlkit.policy.sampler import RolloutRequest
 from rlkit.records import Prompt
-
-Reward = Callable[[Rollouts], Tensor]
-
-
-@dataclass(frozen=True)
-class WeightedReward:
-    """One part of the reward."""
-
-    name: str
-    weight: float
-    score: Reward
 
 
 @dataclass(frozen=True)
@@ -55,7 +44,7 @@ class Collector:
     Args:
         settings: what every online algorithm shares.
         rollout: a rollout component.
-        rewards: the parts of the reward.
+        rewarder: puts rewards into rollouts.
         domain: gives the constraint and looks at ranked lists.
         tokenizer: the policy's.
         stream: train prompts.
@@ -71,7 +60,7 @@ class Collector:
         settings: PolicySettings,
         *,
         rollout: Any,
-        rewards: Sequence[WeightedReward],
+        rewarder: Rewarder,
         domain: Any,
         tokenizer: Any,
         stream: PromptStream,
@@ -81,7 +70,7 @@ class Collector:
         device: Any,
         amend: Callable[[Rollouts], Rollouts] | None = None,
     ) -> None:
-        self.settings, self.rollout, self.rewards, self.domain = settings, rollout, rewards, domain
+        self.settings, self.rollout, self.rewarder, self.domain = settings, rollout, rewarder, domain
         self.tokenizer, self.stream, self.valid, self.seed = tokenizer, stream, valid, seed
         self.chunk, self.device, self.amend = chunk, device, amend
         self.constraint = None if domain.constraint is None else domain.constraint.to(device)
@@ -141,19 +130,19 @@ class Collector:
         return list(prompts[bounds[0] : bounds[1]])
 
     def _complete(self, lm: Any, prompts: Sequence[Prompt], key: tuple, seconds: dict[str, float]) -> Rollouts:
-        """Complete and reward prompts, over all ranks."""
+        """Complete and reward prompts, over all ranks: each its share, whole groups."""
         started = time.perf_counter()
         mine = self._share(prompts)
         parts = [self._request(lm, mine[start : start + self.chunk], key) for start in range(0, len(mine), self.chunk)]
-        gathered = _gather(concat(parts) if parts else None)
-        rollouts = concat([part for part in gathered if part is not None])
-        if self.amend is not None and key[0] == "train":
+        rollouts = concat(parts) if parts else None
+        if self.amend is not None and key[0] == "train" and rollouts is not None:
             rollouts = self.amend(rollouts)
         seconds["rollout"] += time.perf_counter() - started
         started = time.perf_counter()
-        self._reward(rollouts)
+        if rollouts is not None:
+            self.rewarder(rollouts)
         seconds["reward"] += time.perf_counter() - started
-        return rollouts
+        return concat([part for part in _gather(rollouts) if part is not None])
 
     def _request(self, lm: Any, prompts: list[Prompt], key: tuple) -> Rollouts:
         return self.rollout(
@@ -170,39 +159,6 @@ class Collector:
             )
         )
 
-    def _reward(self, rollouts: Rollouts) -> None:
-        total, mask = torch.zeros(rollouts.scores.shape), rollouts.batch.mask
-        for reward in self.rewards:
-            score = self._scored(reward, rollouts)
-            if score.ndim == 3:  # tokens were scored
-                score = score.masked_fill(~mask, 0.0)
-                dense = torch.zeros(mask.shape) if rollouts.dense is None else rollouts.dense
-                rollouts.dense, score = dense + reward.weight * score, score.sum(-1)
-            rollouts.parts[reward.name] = score.masked_fill(~rollouts.present, 0.0)
-            total += reward.weight * rollouts.parts[reward.name]
-        rollouts.rewards = total
-
-    def _scored(self, reward: WeightedReward, rollouts: Rollouts) -> Tensor:
-        """Return (B, G) scores, or (B, G, C) of tokens; a learned reward visits the device where it may not stay.
-
-        Raises:
-            TrainingError: the shape is another one, or a number is not finite.
-        """
-        move = getattr(reward.score, "to", None)
-        if move is not None:
-            move(self.device)
-        score = reward.score(rollouts).float().cpu()
-        if move is not None and self.settings.offload:
-            move("cpu")
-        mask = rollouts.batch.mask
-        shapes = {mask.shape[:2]: rollouts.present, mask.shape: mask}
-        if score.shape not in shapes or not torch.isfinite(score[shapes[score.shape]]).all():
-            raise TrainingError(
-                f"reward {reward.name}: must return finite numbers of shape {tuple(mask.shape[:2])}, "
-                f"got {tuple(score.shape)}; look at the reward's code"
-            )
-        return score
-
 
 def _place() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -216,14 +172,3 @@ def _gather(value: Any) -> list[Any]:
     values: list[Any] = [None] * processes
     dist.all_gather_object(values, value)
     return values
-
-
-def weighted(rewards: Sequence[Any], load: Callable[[Any], Reward]) -> list[WeightedReward]:
-    """Build the parts of the reward; a type that stands twice gets a number in its name."""
-    names: Mapping[str, int] = {}
-    result = []
-    for settings in rewards:
-        names = {**names, settings.type: names.get(settings.type, 0) + 1}
-        name = settings.type if names[settings.type] == 1 else f"{settings.type}_{names[settings.type]}"
-        result.append(WeightedReward(name, settings.weight, load(settings)))
-    return result

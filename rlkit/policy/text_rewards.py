@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from rlkit.policy.rollouts import Rollouts
+
+if TYPE_CHECKING:  # a reward's worker process starts without transformers
+    from transformers import PreTrainedTokenizerBase
 
 
 class Answer(NamedTuple):
@@ -58,26 +62,63 @@ class Sample:
     context: Any = None
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a reward said about one sample.
+
+    Args:
+        score: NaN where there is none: the sample is left out of its group instead of being scored 0.
+        error: why there is none; empty where there is one.
+        milliseconds: what it took; of a batch that was scored together, its share.
+        parts: what the score is made of, by name, where the reward tells.
+    """
+
+    score: float
+    error: str = ""
+    milliseconds: float = 0.0
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+
 Score = Callable[[Sequence[Sample]], Sequence[float]]
+Parts = Callable[[Sequence[Sample]], Mapping[str, Sequence[float]]]
 
 
 class TextReward:
     """A reward on rollouts out of a score on samples; ``score`` alone serves where there are rows but no rollouts.
 
     Args:
-        score: samples in, one finite number each out.
+        score: samples in, one number each out; NaN where a sample cannot be scored.
         domain: whose tokenizer decodes rollouts; None where there are none.
+        parts: what scores are made of, by name, where the reward tells.
     """
 
-    def __init__(self, score: Score, domain: Any) -> None:
-        self.score, self.domain = score, domain
+    def __init__(self, score: Score, domain: Any, parts: Parts | None = None) -> None:
+        self.score, self.domain, self.parts = score, domain, parts
+        self.outcomes: list[Outcome] = []
+        """Of the last rollouts: one for each present completion, in order."""
+
+    def judge(self, samples: Sequence[Sample]) -> list[Outcome]:
+        """Score samples, and say what each took and why one has no score."""
+        started = time.perf_counter()
+        scores = [float(score) for score in self.score(samples)]
+        parts = self.parts(samples) if self.parts else {}
+        took = 1000 * (time.perf_counter() - started) / max(len(samples), 1)
+        return [
+            Outcome(
+                score,
+                "the reward gave no score" if math.isnan(score) else "",
+                took,
+                {name: float(values[index]) for name, values in parts.items()},
+            )
+            for index, score in enumerate(scores)
+        ]
 
     def __call__(self, rollouts: Rollouts) -> Tensor:
-        """Return (B, G) scores, 0 where a completion is absent."""
+        """Return (B, G) scores, 0 where a completion is absent, NaN where it could not be scored."""
         present = rollouts.present
         scores = torch.zeros(present.shape)
-        found = self.score(samples(rollouts, self.domain.tokenizer))
-        scores[present] = torch.tensor(list(found), dtype=torch.float32)
+        self.outcomes = self.judge(samples(rollouts, self.domain.tokenizer))
+        scores[present] = torch.tensor([outcome.score for outcome in self.outcomes], dtype=torch.float32)
         return scores
 
 

@@ -168,7 +168,8 @@ class PolicyTrainer(WrappedTrainer):
             found = self.collector.collect(lm, self.rollout, self.cursor, self.loop.rollout_batch_size)
         self.cursor, self.rollout = found.cursor, self.rollout + 1
         self.events.on_rollouts(step=self.state.global_step, rollouts=found.rollouts)
-        self.notes.note(rollout_metrics(found.rollouts) | {"zero_signal": found.zero_signal}, found.seconds)
+        metrics = rollout_metrics(found.rollouts) | {"zero_signal": found.zero_signal} | self.collector.rewarder.notes
+        self.notes.note(metrics, found.seconds)
         self._write_samples(found.rollouts)
         batch = found.rollouts.batch
         batch.numbers |= self.algorithm.experience(found.rollouts) | {"scores": found.rollouts.scores}

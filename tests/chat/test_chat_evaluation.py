@@ -15,7 +15,7 @@ from rlkit.chat.evaluated import evaluated_models
 from rlkit.errors import DataError, RecipeError, TrainingError
 from rlkit.job import Job
 from rlkit.plugins import load_plugins
-from rlkit.policy.collect import WeightedReward
+from rlkit.policy.rewarder import WeightedReward
 from rlkit.policy.text_rewards import Answer, TextReward
 from rlkit.recipe import check_data, recipe_from_tree
 from rlkit.records import Prompt, Source

@@ -1,0 +1,184 @@
+"""Score rollouts with every part of the reward, and mix the parts.
+
+A part is clipped, then centered and scaled within its group where asked, then weighted. Gates multiply what the other
+parts add up to. A completion that some part could not score leaves its group: it is neither rewarded nor punished.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlkit.config.rewards import RewardSettings
+from rlkit.errors import TrainingError
+from rlkit.ops.advantages import group_advantages
+from rlkit.policy.rollouts import Rollouts
+from rlkit.policy.supervised import SupervisedReward, within
+from rlkit.policy.text_rewards import Outcome, samples
+
+logger = logging.getLogger("rlkit")
+
+Reward = Callable[[Rollouts], Tensor]
+
+
+@dataclass(frozen=True)
+class WeightedReward:
+    """One part of the reward.
+
+    Args:
+        name: its type; a type that stands twice gets a number.
+        weight: it is multiplied by this.
+        score: rollouts in, (B, G) out, or (B, G, C) where tokens are scored.
+        settings: how else it is mixed, and its deadline.
+    """
+
+    name: str
+    weight: float
+    score: Reward
+    settings: RewardSettings = field(default_factory=RewardSettings)
+
+
+class Rewarder:
+    """Puts rewards into rollouts.
+
+    Args:
+        parts: of the reward.
+        device: where learned parts compute.
+        offload: keep learned parts in CPU memory while they do not compute.
+        quarantine: takes a row about each completion that had no score.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[WeightedReward],
+        device: Any = "cpu",
+        offload: bool = False,
+        quarantine: Callable[[dict[str, Any]], None] = lambda row: None,
+    ) -> None:
+        self.parts, self.device, self.offload, self.quarantine = parts, device, offload, quarantine
+        self.notes: dict[str, float] = {}
+        """Of the last call: milliseconds per completion of each part, and the share that could not be scored."""
+
+    def __call__(self, rollouts: Rollouts) -> None:
+        """Fill in ``rewards``, ``parts`` and ``dense``, and take out what could not be scored.
+
+        Raises:
+            TrainingError: a part returns something else than a number for each completion, or fails on all of them.
+        """
+        scored = [(part, self._scored(part, rollouts)) for part in self.parts]
+        self._take_out(rollouts, scored)
+        present, mask = rollouts.present, rollouts.batch.mask
+        total, gate, dense = torch.zeros(present.shape), torch.ones(present.shape), None
+        for part, score in scored:
+            counted = mask if score.ndim == 3 else present
+            score = score.masked_fill(~counted, 0.0)
+            rollouts.parts[part.name] = score.sum(-1) if score.ndim == 3 else score
+            mixed = _mixed(score, part, counted)
+            if part.settings.gate:
+                gate = gate * mixed
+            elif score.ndim == 3:  # tokens were scored
+                dense = mixed if dense is None else dense + mixed
+            else:
+                total = total + mixed
+        if dense is not None:
+            rollouts.dense = dense * gate[..., None]
+            total = total + dense.sum(-1)
+        rollouts.rewards = (total * gate).masked_fill(~present, 0.0)
+
+    def _scored(self, part: WeightedReward, rollouts: Rollouts) -> Tensor:
+        """Return what a part says, on the CPU; a learned one visits the device where it may not stay.
+
+        Raises:
+            TrainingError: the shape is wrong, or a number is not finite (NaN, where a reward reads text, is no score).
+        """
+        started, mask = time.perf_counter(), rollouts.batch.mask
+        move = getattr(part.score, "to", None)
+        if move is not None:
+            move(self.device)
+        score = self._called(part, rollouts).float().cpu()
+        if move is not None and self.offload:
+            move("cpu")
+        self.notes[f"reward_ms/{part.name}"] = (
+            1000 * (time.perf_counter() - started) / max(int(rollouts.present.sum()), 1)
+        )
+        counted = {mask.shape[:2]: rollouts.present, mask.shape: mask}.get(score.shape)
+        may_lack = hasattr(part.score, "outcomes")
+        wrong = counted is None or not (torch.isfinite(score) | (score.isnan() if may_lack else False))[counted].all()
+        if wrong or (part.settings.gate and score.ndim == 3):
+            raise TrainingError(
+                f"reward {part.name}: must return finite numbers of shape {tuple(mask.shape[:2])}, "
+                f"got {tuple(score.shape)}; look at the reward's code"
+            )
+        return score
+
+    def _called(self, part: WeightedReward, rollouts: Rollouts) -> Tensor:
+        if isinstance(part.score, SupervisedReward):
+            return part.score(rollouts)
+        seconds = part.settings.timeout_seconds * max(int(rollouts.present.sum()), 1)
+        return within(seconds, part.name, lambda: torch.no_grad()(part.score)(rollouts))
+
+    def _take_out(self, rollouts: Rollouts, scored: Sequence[tuple[WeightedReward, Tensor]]) -> None:
+        """Mask out completions that some part could not score, after a row about each went to the quarantine."""
+        present = rollouts.present
+        lost = torch.zeros_like(present)
+        for part, score in scored:
+            failed = score.isnan() if score.ndim == 2 else torch.zeros_like(present)
+            if (failed & present).any():
+                self._report(part, rollouts, (failed & present)[present])
+            lost |= failed
+        self.notes["unscored"] = float((lost & present).sum() / present.sum().clamp_min(1))
+        if not lost.any():
+            return
+        if not (present & ~lost).any():
+            raise TrainingError(
+                f"reward: none of {int(present.sum())} completions could be scored; see quarantine.jsonl in the run"
+            )
+        rollouts.batch.mask = rollouts.batch.mask & ~lost[..., None]
+        rollouts.scores = rollouts.scores.masked_fill(lost, -torch.inf)
+
+    def _report(self, part: WeightedReward, rollouts: Rollouts, failed: Tensor) -> None:
+        outcomes: Sequence[Outcome] = part.score.outcomes  # type: ignore[attr-defined]
+        rows = samples(rollouts, part.score.domain.tokenizer)  # type: ignore[attr-defined]
+        chosen = failed.nonzero()[:, 0].tolist()
+        logger.warning("reward %s: %d completions have no score: %s", part.name, len(chosen), outcomes[chosen[0]].error)
+        for index in chosen:
+            row = rows[index]
+            self.quarantine(
+                {
+                    "reward": part.name,
+                    "settings": part.settings.model_dump(mode="json"),
+                    "error": outcomes[index].error,
+                    "prompt": row.prompt,
+                    "completion": row.completion,
+                    "answer": row.answer,
+                    "truncated": row.truncated,
+                    "context": json.loads(json.dumps(row.context, default=str)),
+                }
+            )
+
+
+def _mixed(score: Tensor, part: WeightedReward, counted: Tensor) -> Tensor:
+    """Return a part's contribution: clipped, standardized within the group where asked, weighted."""
+    if part.settings.clip is not None:
+        score = score.clamp(*part.settings.clip)
+    if part.settings.standardize and score.ndim == 2:
+        score = group_advantages(score, counted)
+    return (score * part.weight).masked_fill(~counted, 0.0)
+
+
+def weighted(rewards: Sequence[Any], load: Callable[[Any], Reward]) -> list[WeightedReward]:
+    """Build the parts of the reward; a type that stands twice gets a number in its name."""
+    names: Mapping[str, int] = {}
+    result = []
+    for settings in rewards:
+        names = {**names, settings.type: names.get(settings.type, 0) + 1}
+        name = settings.type if names[settings.type] == 1 else f"{settings.type}_{names[settings.type]}"
+        result.append(WeightedReward(name, settings.weight, load(settings), settings))
+    return result
