@@ -45,8 +45,8 @@ def evaluate(job: Job, domain: ChatDomain) -> dict[str, Any]:
         _write_answers(job, plan, one)
     rows = [{"name": name, "kind": "model", **_figures(found[name].summary(job.seed))} for name in plan.names]
     result = found[plan.result]
-    if settings.baselines and any(prompt.answer for prompt in result.prompts):
-        rows.append(_most_frequent(domain, result.prompts, job.seed))
+    if settings.baselines and (baseline := _most_frequent(domain, result.prompts, job.seed)):
+        rows.append(baseline)
     figures = next(row for row in rows if row["name"] == plan.result)
     report = {
         "metrics": figures["metrics"],
@@ -105,9 +105,13 @@ def _facts(bench: Bench, plan: Evaluated, result: Measured) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if value}
 
 
-def _most_frequent(domain: ChatDomain, prompts: Sequence[Prompt], seed: int) -> dict[str, Any]:
-    counts = Counter(prompt.answer.strip() for prompt in domain.prompts("train") if prompt.answer)
-    guess = min(counts.items(), key=lambda pair: (-pair[1], pair[0]))[0] if counts else ""
+def _most_frequent(domain: ChatDomain, prompts: Sequence[Prompt], seed: int) -> dict[str, Any] | None:
+    """Return the row of always saying what train's prompts are answered with most often; None without answers."""
+    known = domain.prompts("train") if domain.data.rows["prompts"]["train"] else []
+    counts = Counter(prompt.answer.strip() for prompt in known if prompt.answer)
+    if not counts or not any(prompt.answer for prompt in prompts):
+        return None
+    guess, _ = min(counts.items(), key=lambda pair: (-pair[1], pair[0]))
     right = np.array([float(prompt.answer.strip() == guess) for prompt in prompts if prompt.answer])
     figures = _figures({"exact_match": mean_with_interval(right, seed=seed)})
     return {"name": "most frequent answer", "kind": "baseline", "settings": {"answer": guess}, **figures}
