@@ -19,6 +19,7 @@ from rlkit.algorithms.offline import (
     best_checkpoint,
     frozen_reference,
     optimizer_steps,
+    stage_arguments,
     stage_callbacks,
     tokenized,
 )
@@ -87,7 +88,7 @@ def dpo(job: Job) -> PreferenceTrainer:
         model=make_trainable(loaded, job.model),
         ref_model=reference,
         reference_free=settings.reference_free,
-        args=DPOConfig(**_arguments(settings) | best_checkpoint(metric, greater) | job.training_arguments(steps)),
+        args=DPOConfig(**_arguments(settings) | stage_arguments(job, steps, best_checkpoint(metric, greater))),
         train_dataset=pairs["train"],
         eval_dataset=pairs["valid"],
         processing_class=loaded.tokenizer,

@@ -21,29 +21,21 @@ from rlkit.policy.module import without_dropout
 # TRL asks transformers by the old name, several times a step.
 warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
+IGNORE = -100
+"""The label of a token that is not predicted."""
 
-class OfflineTrainer:
-    """Stands before one of TRL's trainers among the bases of a class, and makes it one of the house.
 
-    Rows are tokenized already, and dropout is off. Every epoch is whole global batches, the same ones on any number of
-    ranks; its rest waits for another epoch. A stage that goes on from the checkpoint of its last step takes no further
-    one. Under LoRA the model without its adapter is the reference: TRL's copy of the fresh adapter goes.
+class WholeBatches:
+    """Stands before one of TRL's trainers among the bases of a class, and mends two things.
+
+    Every epoch is whole global batches, the same ones on any number of ranks; its rest waits for another epoch. A stage
+    that goes on from the checkpoint of its last step takes no further one.
     """
 
     args: Any
     state: Any
     control: Any
-    model: Any
     train_dataset: Any
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        without_dropout(kwargs["model"])
-        super().__init__(*args, **kwargs)
-        if "ref" in getattr(self.model, "peft_config", {}):
-            self.model.delete_adapter("ref")
-
-    def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
-        return dataset
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         if self.args.train_sampling_strategy != "random":
@@ -57,6 +49,24 @@ class OfflineTrainer:
             super()._run_epoch(*args, **kwargs)  # type: ignore[misc]
         else:
             self.control.should_training_stop = True
+
+
+class OfflineTrainer(WholeBatches):
+    """Takes rows that are tokenized already, with dropout off, in whole batches.
+
+    Under LoRA the model without its adapter is the reference: TRL's copy of the fresh adapter goes.
+    """
+
+    model: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        without_dropout(kwargs["model"])
+        super().__init__(*args, **kwargs)
+        if "ref" in getattr(self.model, "peft_config", {}):
+            self.model.delete_adapter("ref")
+
+    def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        return dataset
 
 
 def tokenized(rows: Sequence[Any], tokenizer: Any, completions: Sequence[str], max_tokens: int) -> dict[str, list]:
@@ -112,6 +122,27 @@ def best_checkpoint(metric: str | None, greater_is_better: bool = False) -> dict
         "metric_for_best_model": f"eval_{metric}",
         "greater_is_better": greater_is_better,
     }
+
+
+def stage_arguments(job: Job, steps: int, best: dict[str, Any]) -> dict[str, Any]:
+    """Return the training arguments of a stage that keeps its best checkpoint.
+
+    Args:
+        job: the stage.
+        steps: optimizer steps in all.
+        best: of ``best_checkpoint``.
+
+    Raises:
+        RecipeError: checkpoints would be written where nothing says how good they are.
+    """
+    arguments = best | job.training_arguments(steps)
+    looks, saves = arguments["eval_steps"], arguments["save_steps"]
+    if arguments["load_best_model_at_end"] and arguments["save_strategy"] == "steps" and saves % looks:
+        raise RecipeError(
+            f"stages.{job.stage}.train.save_every_steps: must be a multiple of evaluate_every_steps, which is {looks}, "
+            f"got {saves}; the best checkpoint is chosen among those that were looked at"
+        )
+    return arguments
 
 
 def stage_callbacks(job: Job, metric: str | None = "loss") -> list[Any]:

@@ -2,25 +2,24 @@
 
 Two paths, by what the domain offers. Whole sequences (compact template): a plain Trainer that predicts every position
 of a user's sequence in one pass, with log-probs normalized over the constraint's allowed tokens. Demonstrations
-(instruct template, chat): TRL's ``SFTTrainer``, with the loss on the completion alone.
+(instruct template, chat): TRL's ``SFTTrainer``, with the loss on completions alone (``demonstrations.py``).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, RandomSampler, Sampler
-from transformers import EarlyStoppingCallback, TrainingArguments
+from torch.utils.data import DataLoader, Sampler
+from transformers import TrainingArguments
 
+from rlkit.algorithms.offline import IGNORE, best_checkpoint, optimizer_steps, stage_arguments, stage_callbacks
 from rlkit.config.algorithms import SFTSettings
 from rlkit.config.train import TrainSettings
+from rlkit.errors import RecipeError
 from rlkit.job import Job
 from rlkit.models.attention import decoder, head_logits
 from rlkit.models.constraint import Constraint
@@ -28,10 +27,7 @@ from rlkit.models.load import LoadedModel, add_dropout, make_trainable
 from rlkit.models.wrapped import WrappedModel, WrappedTrainer, global_sum
 from rlkit.ops.logprobs import pick, selected_logprobs
 from rlkit.policy.token_logprobs import children_logprobs, chosen_child
-from rlkit.records import Demonstration
 from rlkit.training import batch_plan
-
-IGNORE = -100
 
 
 def sequence_loss(logprobs: Tensor, num_tokens: Tensor) -> Tensor:
@@ -191,9 +187,27 @@ def sft(job: Job) -> Any:
     loaded = job.load_model()
     sequences = job.domain.train_sequences()
     if sequences is None:
-        return _demonstration_trainer(job, loaded)
+        from rlkit.algorithms.demonstrations import demonstration_trainer  # TRL takes seconds to import
+
+        return demonstration_trainer(job, loaded)
+    _check_used(job)
     add_dropout(loaded.model, job.model.dropout)
     return _sequence_trainer(job, loaded, sequences)
+
+
+def _check_used(job: Job) -> None:
+    """Refuse what whole sequences do not use: every position of them is trained on, and they have a loss of their own.
+
+    Raises:
+        RecipeError: a setting would do nothing.
+    """
+    settings: SFTSettings = job.settings.algorithm
+    unused = [name for name in ("packing", "padding_free", "neftune_alpha") if getattr(settings, name)]
+    if unused:
+        raise RecipeError(
+            f"stages.{job.stage}.algorithm: {' and '.join(unused)} do nothing for whole sequences (template compact); "
+            "leave them out, or choose the template instruct"
+        )
 
 
 def _sequence_trainer(job: Job, loaded: LoadedModel, sequences: Any) -> SequenceTrainer:
@@ -211,70 +225,11 @@ def _sequence_trainer(job: Job, loaded: LoadedModel, sequences: Any) -> Sequence
     trainable = make_trainable(loaded, job.model)
     return SequenceTrainer(
         SequenceModel(trainable, constraint, job.domain.teacher_weight),
-        TrainingArguments(**_keep_best(train) | job.training_arguments(_steps(train, len(sequences)))),
+        TrainingArguments(**stage_arguments(job, optimizer_steps(train, len(sequences)), best_checkpoint("loss"))),
         batches=batches,
         train_dataset=sequences,
         eval_dataset=job.domain.valid_sequences(),
         data_collator=sequences.collate,
         processing_class=loaded.tokenizer,
-        callbacks=[*job.callbacks(), *_early_stopping(train)],
+        callbacks=stage_callbacks(job),
     )
-
-
-def _demonstration_trainer(job: Job, loaded: LoadedModel) -> Any:
-    from trl import SFTConfig, SFTTrainer
-
-    class DemonstrationTrainer(SFTTrainer):
-        """Takes whole global batches only, the same on any number of ranks; an epoch's rest waits for another one."""
-
-        def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
-            if self.args.train_sampling_strategy != "random":  # of ``train.extra``
-                return super()._get_train_sampler(train_dataset)
-            steps = max(len(self.train_dataset) // train.batch_size, 1)
-            return RandomSampler(self.train_dataset, num_samples=steps * train.batch_size)
-
-    settings: SFTSettings = job.settings.algorithm
-    train: TrainSettings = job.settings.train
-    data = {
-        split: _tokenized(job.domain.demonstrations(split), loaded, settings.max_tokens) for split in ("train", "valid")
-    }
-    ours = {
-        **_keep_best(train),
-        "max_length": settings.max_tokens,
-        "packing": settings.packing,
-        "dataset_kwargs": {"skip_prepare_dataset": not settings.packing},
-    }
-    return DemonstrationTrainer(
-        model=make_trainable(loaded, job.model),
-        args=SFTConfig(**ours | job.training_arguments(_steps(train, len(data["train"])))),  # ``train.extra`` wins
-        train_dataset=data["train"],
-        eval_dataset=data["valid"],
-        processing_class=loaded.tokenizer,
-        callbacks=[*job.callbacks(), *_early_stopping(train)],
-    )
-
-
-def _tokenized(rows: Sequence[Demonstration], loaded: LoadedModel, max_tokens: int) -> datasets.Dataset:
-    """Tokenize as sampling does, prompt and completion apart: training sees the tokens that decoding continues."""
-    tokenize = partial(loaded.tokenizer, add_special_tokens=False)
-    prompts = tokenize([row.prompt for row in rows]).input_ids
-    completions = tokenize([row.completion for row in rows]).input_ids
-    columns: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
-    for prompt, completion in zip(prompts, completions):
-        answer = [*completion, loaded.tokenizer.eos_token_id]
-        prompt = prompt[-max(max_tokens - len(answer), 0) :] if len(answer) < max_tokens else []
-        columns["input_ids"].append([*prompt, *answer][-max_tokens:])
-        columns["labels"].append([*[IGNORE] * len(prompt), *answer][-max_tokens:])
-    return datasets.Dataset.from_dict(columns)
-
-
-def _steps(train: TrainSettings, rows: int) -> int:
-    return train.max_steps or max(1, math.ceil(train.epochs * (rows // train.batch_size)))
-
-
-def _keep_best(train: TrainSettings) -> dict[str, Any]:
-    return {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False}
-
-
-def _early_stopping(train: TrainSettings) -> list[EarlyStoppingCallback]:
-    return [EarlyStoppingCallback(train.early_stopping_patience)] if train.early_stopping_patience else []

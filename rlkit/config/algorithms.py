@@ -25,7 +25,14 @@ class SFTSettings(Settings):
     max_tokens: int = Field(512, ge=8)
     """Demonstrations (instruct template, chat): longer ones are cut on the left, so that the answer stays."""
     packing: bool = False
-    """Instruct template: pack several examples into a row (TRL)."""
+    """Demonstrations: put several into a row of ``max_tokens`` (best fit decreasing), kept apart by their positions.
+
+    ``train.batch_size`` then counts such rows. Models that would mix what shares a row are refused.
+    """
+    padding_free: bool = False
+    """Demonstrations: lay the rows of a micro-batch end to end instead of padding them, as packing does."""
+    neftune_alpha: float | None = Field(None, gt=0)
+    """Demonstrations: noise on embeddings, uniform within alpha / sqrt(tokens x width); 5 is usual (2310.05914)."""
 
 
 class ReferenceSyncSettings(Settings):
