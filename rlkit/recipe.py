@@ -184,7 +184,7 @@ def check_data(recipe: Recipe | Sequence[Settings]) -> None:
         except DataError as error:
             problems += error.problems
     if problems:
-        raise DataError(*problems)
+        raise DataError(*dict.fromkeys(problems))
 
 
 def data_read(recipe: Recipe) -> list[str]:

@@ -6,8 +6,9 @@ import logging
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from rlkit.errors import RunError, did_you_mean
 from rlkit.events import event_manager
 from rlkit.job import Job
 from rlkit.plugins import Registry, load_plugins
-from rlkit.recipe import LoadedRecipe, Recipe, load_recipe, resolved_yaml
+from rlkit.recipe import LoadedRecipe, Recipe, check_data, load_recipe, resolved_yaml
 from rlkit.report.html import write_report
-from rlkit.run_directory import RunDirectory, content_hash
+from rlkit.run_directory import RunDirectory, content_hash, write_atomically
 
 logger = logging.getLogger("rlkit")
 
@@ -29,6 +30,8 @@ def run(
     from_stage: str | None = None,
     until_stage: str | None = None,
     fresh: bool = False,
+    beside: Mapping[str, str] | None = None,
+    log_level: int = logging.INFO,
 ) -> Path:
     """Run a recipe's stages.
 
@@ -38,29 +41,32 @@ def run(
         from_stage: redo this stage and all after it.
         until_stage: stop after this stage.
         fresh: delete what an earlier call made.
+        beside: further files of the run directory, by name: what else says how it was made.
+        log_level: the least that goes into the log.
 
     Raises:
         RunError: the directory holds stages with other inputs, or a stage's name is wrong.
+        DataError: a data file, or what a stage names, is not there or is wrong.
     """
     recipe, registry = loaded.recipe, load_plugins()
     names = list(recipe.stages)
-    for flag, name in (("--from", from_stage), ("--until", until_stage)):
-        if name is not None and name not in names:
-            raise RunError(f"{flag}: no stage is called {name!r}{did_you_mean(name, names)}")
-    if from_stage and until_stage and names.index(from_stage) > names.index(until_stage):
-        raise RunError(f"--until: must not come before --from {from_stage}, got {until_stage!r}; leave one out")
-    directory = RunDirectory(out)
+    redone, wanted = _range(names, from_stage, until_stage)
+    directory, early = RunDirectory(out), _listen(log_level)
     inputs = stage_inputs(recipe, registry, directory)  # reads the data: nothing is deleted where that fails
-    if fresh and directory.manifest_path.is_file():
+    restart = fresh and directory.manifest_path.is_file()
+    old = [] if restart else [name for name in names if name not in redone]
+    done = {name for name in old if directory.finished(name, inputs[name])}
+    _check(recipe, [name for name in wanted if name not in done])
+    if restart:
         shutil.rmtree(out)
-    redone = names[names.index(from_stage) :] if from_stage else []
-    done = {name for name in names if name not in redone and directory.finished(name, inputs[name])}
     for name in redone:
         directory.remove(name)
     directory.open(resolved_yaml(recipe), recipe.seed, registry.packages())
-    _log_to(directory)
+    for name, text in (beside or {}).items():
+        write_atomically(out / name, text)
+    _log_to(directory, early)
     with _events(recipe, registry, directory) as events:
-        for name in names[: names.index(until_stage) + 1 if until_stage else None]:
+        for name in wanted:
             if name in done:
                 _say(f"{name}: finished before, skipped")
             else:
@@ -69,6 +75,25 @@ def run(
                 _run_stage(job, inputs[name])
     _say(f"report: {write_report(out)}")
     return out
+
+
+def _range(names: list[str], from_stage: str | None, until_stage: str | None) -> tuple[list[str], list[str]]:
+    """Return the stages that are redone, whether wanted or not, and those that are wanted, done before or not."""
+    for flag, name in (("--from", from_stage), ("--until", until_stage)):
+        if name is not None and name not in names:
+            raise RunError(f"{flag}: no stage is called {name!r}{did_you_mean(name, names)}")
+    if from_stage and until_stage and names.index(from_stage) > names.index(until_stage):
+        raise RunError(f"--until: must not come before --from {from_stage}, got {until_stage!r}; leave one out")
+    redone = names[names.index(from_stage) :] if from_stage else []
+    return redone, names[: names.index(until_stage) + 1 if until_stage else None]
+
+
+def _check(recipe: Recipe, stages: list[str]) -> None:
+    """Refuse what these stages name if it does not fit: before the first of them runs, not where it is met."""
+    from rlkit.models.same_tokenizer import check_tokenizers
+
+    check_data([recipe.stages[name] for name in stages])
+    check_tokenizers(recipe, stages)
 
 
 @contextmanager
@@ -87,6 +112,7 @@ def _events(recipe: Recipe, registry: Registry, directory: RunDirectory) -> Iter
 
 def _run_stage(job: Job, inputs: str) -> None:
     _say(f"{job.stage}: starts")
+    logger.debug("%s: inputs %s, settings %s", job.stage, inputs, job.settings.model_dump_json())
     job.run.begin(job.stage, inputs)
     started = time.monotonic()
     trains = not {"policy", "reward_model"}.isdisjoint(job.settings.makes)
@@ -161,16 +187,26 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str] = (), name: str | None 
     return run_dir / folder
 
 
-def _log_to(directory: RunDirectory) -> None:
-    handler = logging.FileHandler(directory.path / "logs" / "rlkit.log", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger.setLevel(logging.INFO)
-    for old in [h for h in logger.handlers if isinstance(h, logging.FileHandler)]:
+def _listen(level: int) -> MemoryHandler:
+    """Keep what is said before there is a run directory to log into; warnings reach the terminal at once."""
+    for old in [h for h in logger.handlers if isinstance(h, logging.FileHandler | MemoryHandler)]:
         logger.removeHandler(old)
         old.close()
-    logger.addHandler(handler)
+    early = MemoryHandler(10_000, flushLevel=logging.CRITICAL + 1)
+    logger.setLevel(level)
+    logger.addHandler(early)
     if logging.lastResort:
-        logger.addHandler(logging.lastResort)  # warnings reach the terminal too
+        logger.addHandler(logging.lastResort)
+    return early
+
+
+def _log_to(directory: RunDirectory, early: MemoryHandler) -> None:
+    handler = logging.FileHandler(directory.path / "logs" / "rlkit.log", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    early.setTarget(handler)
+    early.close()  # hands everything over
+    logger.removeHandler(early)
+    logger.addHandler(handler)
 
 
 def _say(text: str) -> None:

@@ -31,7 +31,7 @@ FLOORS = (
     ("policy",),
     ("algorithms", "recsys", "chat", "engines", "reward_models", "report"),
     ("stages",),
-    ("run", "worker"),
+    ("run", "worker", "rlhf_pipeline"),
     ("plugin_kit",),
     ("cli", "__main__"),
 )

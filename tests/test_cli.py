@@ -10,10 +10,9 @@ import pytest
 
 import rlkit.run
 from rlkit.cli.main import app, main
-from rlkit.cli.single import single_recipe, stage_overrides
 from rlkit.cli.starter import STARTERS
 from rlkit.plugins import load_plugins
-from rlkit.recipe import load_recipe, recipe_from_tree
+from rlkit.recipe import load_recipe
 
 DATA = Path(os.environ.get("RLKIT_DATA", Path(__file__).parents[2] / "shared" / "data"))
 RECIPE = """\
@@ -191,53 +190,6 @@ def test_data_describe_takes_a_recipe_or_a_folder(rlkit_, tmp_path):
     assert err.startswith(f"error: {tmp_path}: no file for train")
 
 
-# ---- single verbs
-
-
-def test_grpo_without_anything_is_the_demo_with_the_nano_preset_and_says_so(rlkit_, runs):
-    code, _, err = rlkit_("grpo", "algorithm.group_size=8", "train.learning_rate=1e-5", "seed=4")
-    assert code == 0
-    assert err.splitlines() == [
-        "model: the nano preset, untrained (choose one with --model)",
-        "data: the generated demo (choose yours with --data)",
-    ]
-    ((loaded, out, _),) = runs
-    assert list(loaded.recipe.stages) == ["semantic_ids", "grpo", "evaluate"]
-    stage = loaded.recipe.stages["grpo"]
-    assert (stage.algorithm.group_size, stage.train.learning_rate) == (8, 1e-5)
-    assert (loaded.recipe.seed, out) == (4, Path("runs/grpo"))
-
-
-@pytest.mark.parametrize("verb", ["sft", "grpo"])
-def test_a_jsonl_file_means_chat_and_a_folder_recommendation(tmp_path, verb):
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text('{"prompt": "1 + 1", "answer": "2"}\n')
-    chat = recipe_from_tree(single_recipe(verb, "some/model", rows)).recipe
-    assert (chat.domain.type, chat.domain.prompts.path, chat.model.path) == ("chat", str(rows), "some/model")
-    assert list(chat.stages) == [verb, "evaluate"]
-    recommendation = recipe_from_tree(single_recipe(verb, None, tmp_path)).recipe
-    assert (recommendation.domain.data.type, recommendation.domain.data.path) == ("minionerec", str(tmp_path))
-
-
-def test_overrides_of_single_verbs_are_relative_to_the_stage_first():
-    given = [
-        "algorithm.group_size=4",
-        "train.extra={a: 1}",
-        "train={}",
-        "seed=1",
-        "stages.grpo.train.epochs=2",
-        "training.x=1",
-    ]
-    assert stage_overrides("grpo", given) == [
-        "stages.grpo.algorithm.group_size=4",
-        "stages.grpo.train.extra={a: 1}",
-        "stages.grpo.train={}",
-        "seed=1",
-        "stages.grpo.train.epochs=2",
-        "training.x=1",
-    ]
-
-
 # ---- used wrongly
 
 
@@ -258,9 +210,9 @@ def test_overrides_of_single_verbs_are_relative_to_the_stage_first():
         (["compare", "a", "b"], "error: a/evaluate/eval.json: does not exist"),
         (
             ["grpo", "--data", "nothing"],
-            "error: --data: does not exist, got 'nothing'; name a folder in MiniOneRec's format",
+            "error: --data: does not exist, got 'nothing'; name a file or a folder of prompts",
         ),
-        (["sft", "--data", "r.yaml"], "error: --data: not a folder or a .jsonl file, got 'r.yaml'"),
+        (["sft", "--data", "r.yaml"], "error: r.yaml: holds rows of the format text (plain lines), which give prompts"),
         (
             ["grpo", "algorithm.groupsize=2"],
             "stages.grpo.algorithm.groupsize: no such setting; did you mean 'group_size'?",

@@ -10,7 +10,7 @@ import typer
 from rlkit.cli import chat, data, installed, recipes, results, rewards, single
 from rlkit.errors import RlkitError
 
-CONTINUED = ("run", "sft", "grpo")  # verbs whose work goes on when the same command is given again
+CONTINUED = ("run", *single.VERBS)  # verbs whose work goes on when the same command is given again
 
 app = typer.Typer(
     name="rlkit",

@@ -1,8 +1,9 @@
-"""Single verbs, ``sft`` and ``grpo``: one training stage and its evaluation, without a recipe file."""
+"""Single verbs, such as ``sft`` and ``train-rm``: one training stage and its evaluation, without a recipe file."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,10 +11,72 @@ import typer
 
 from rlkit.cli.recipes import DryRun, Fresh, Out, Smoke, launch
 
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb of the command line.
+
+    Args:
+        name: what is typed.
+        help: the first line of its help.
+        algorithm: the algorithm, which is also the name of its stage.
+        data: what ``--data`` holds, a source of the chat domain.
+        recommends: a folder in MiniOneRec's format is data too, and without any it takes the generated shop.
+        rewarded: it learns from a reward, which ``--reward-model`` may name.
+        evaluates: what it makes can answer prompts, so an evaluation follows.
+    """
+
+    name: str
+    help: str
+    algorithm: str
+    data: str
+    recommends: bool = False
+    rewarded: bool = False
+    evaluates: bool = True
+
+
+VERBS = {
+    verb.name: verb
+    for verb in (
+        Verb("sft", "Fine-tune a model on demonstrations, then evaluate it.", "sft", "demonstrations", recommends=True),
+        Verb(
+            "train-rm",
+            "Train a reward model on preferences.",
+            "reward_model",
+            "preferences",
+            evaluates=False,
+        ),
+        Verb("dpo", "Train a model on preferences (DPO), then evaluate it.", "dpo", "preferences"),
+        Verb("ppo", "Train a model by a reward (PPO), then evaluate it.", "ppo", "prompts", rewarded=True),
+        Verb(
+            "grpo",
+            "Train a model by rewards (GRPO), then evaluate it.",
+            "grpo",
+            "prompts",
+            recommends=True,
+            rewarded=True,
+        ),
+    )
+}
+REWARD_STAGE = "reward_model"
+"""The stage that a rewarded verb puts before its own where nothing but preferences says what is good."""
+_OF_THE_STAGE = ("algorithm", "train", "start_from", "device")
+_HF_DATASET = ("dataset_info.json", "dataset_dict.json", "state.json")
+_LONG_HELP = """{help}
+
+--data holds {data}{more}. KEY=VALUE may begin with "algorithm." or "train." (of this stage), or be a
+dotted key of the whole recipe, which --dry-run shows."""
+
 Model = Annotated[str | None, typer.Option(metavar="DIR", help="A Hugging Face model.", show_default="the nano preset")]
 Data = Annotated[
     Path | None,
-    typer.Option(metavar="DIR|JSONL", help="MiniOneRec's format, or chat rows.", show_default="the generated demo"),
+    typer.Option(metavar="FILE|DIR", help="What it learns from.", show_default="a generated demo"),
+]
+RewardModel = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Reward answers by this model.", show_default="by the data's answers", file_okay=False
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -22,109 +85,195 @@ Overrides = Annotated[
         help="Settings of the stage (algorithm.group_size=8, train.learning_rate=1e-5) or of the recipe (seed=1).",
     ),
 ]
-_OF_THE_STAGE = ("algorithm", "train", "start_from")
-_ALGORITHMS: dict[tuple[str, str], dict[str, Any]] = {
-    ("sft", "recommendation"): {"type": "sft"},
-    ("sft", "chat"): {"type": "sft"},
-    ("grpo", "recommendation"): {"type": "grpo", "rewards": [{"type": "item_match"}, {"type": "rank_discount"}]},
-    ("grpo", "chat"): {
-        "type": "grpo",
-        "rollout": {"type": "sample"},
-        "rewards": [{"type": "exact_match"}],
-    },
-}
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    for verb in (sft, grpo):
-        app.command()(verb)
+    for verb in VERBS.values():
+        folder = ", or a folder in MiniOneRec's format" if verb.recommends else ""
+        text = _LONG_HELP.format(help=verb.help, data=verb.data, more=folder)
+        command = _rewarded_command(verb) if verb.rewarded else _command(verb)
+        command.__name__ = verb.name
+        app.command(verb.name, help=text)(command)
 
 
-def sft(
-    overrides: Overrides = None,
-    model: Model = None,
-    data: Data = None,
-    out: Out = None,
-    dry_run: DryRun = False,
-    smoke: Smoke = False,
-    fresh: Fresh = False,
-) -> None:
-    """Fine-tune a model on demonstrations, then evaluate it.
+def _command(verb: Verb) -> Callable[..., None]:
+    def command(
+        overrides: Overrides = None,
+        model: Model = None,
+        data: Data = None,
+        out: Out = None,
+        dry_run: DryRun = False,
+        smoke: Smoke = False,
+        fresh: Fresh = False,
+    ) -> None:
+        _run(verb, overrides or [], (model, data, None), out, dry_run=dry_run, smoke=smoke, fresh=fresh)
 
-    A folder as --data means recommendation, a .jsonl file with "prompt" and "answer" means chat. KEY=VALUE may begin
-    with "algorithm." or "train." (of this stage), or be a dotted key of the whole recipe, which --dry-run shows.
-    """
-    _run(single_recipe("sft", model, data), overrides or [], out, dry_run=dry_run, smoke=smoke, fresh=fresh)
+    return command
 
 
-def grpo(
-    overrides: Overrides = None,
-    model: Model = None,
-    data: Data = None,
-    out: Out = None,
-    dry_run: DryRun = False,
-    smoke: Smoke = False,
-    fresh: Fresh = False,
-) -> None:
-    """Train a model by rewards (GRPO), then evaluate it.
+def _rewarded_command(verb: Verb) -> Callable[..., None]:
+    def command(
+        overrides: Overrides = None,
+        model: Model = None,
+        data: Data = None,
+        reward_model: RewardModel = None,
+        out: Out = None,
+        dry_run: DryRun = False,
+        smoke: Smoke = False,
+        fresh: Fresh = False,
+    ) -> None:
+        _run(verb, overrides or [], (model, data, reward_model), out, dry_run=dry_run, smoke=smoke, fresh=fresh)
 
-    A folder as --data means recommendation, a .jsonl file with "prompt" and "answer" means chat. KEY=VALUE may begin
-    with "algorithm." or "train." (of this stage), or be a dotted key of the whole recipe, which --dry-run shows.
-    """
-    _run(single_recipe("grpo", model, data), overrides or [], out, dry_run=dry_run, smoke=smoke, fresh=fresh)
+    return command
 
 
-def single_recipe(verb: str, model: str | None, data: Path | None) -> dict[str, Any]:
+# ---- the recipe
+
+
+def single_recipe(
+    verb: Verb,
+    model: str | None = None,
+    data: Path | None = None,
+    reward_model: Path | None = None,
+    own_rewards: bool = False,
+) -> dict[str, Any]:
     """Return the recipe that a single verb stands for.
 
+    Args:
+        verb: the verb.
+        model: a folder or hub id; none: the preset.
+        data: a file or a folder; none: a generated demo.
+        reward_model: what scores completions; none: the answers of the data, or a model trained on its preferences.
+        own_rewards: overrides say the rewards.
+
     Raises:
-        RecipeError: the data is neither a folder nor a JSONL file.
+        RecipeError: the data is not there, or nothing says what is a good answer.
     """
-    domain = _domain(data)
-    first = {"semantic_ids": {"type": "semantic_ids"}} if domain["type"] == "recommendation" else {}
-    stage = {"algorithm": _ALGORITHMS[verb, domain["type"]]}
-    recipe: dict[str, Any] = {
-        "name": verb,
-        "domain": domain,
-        "stages": {**first, verb: stage, "evaluate": {"type": "evaluate"}},
+    from rlkit.errors import RecipeError
+
+    if data is not None and not data.exists():
+        raise RecipeError(f"--data: does not exist, got {str(data)!r}; name a file or a folder of {verb.data}")
+    if verb.recommends and reward_model is None and (data is None or _is_shop(data)):
+        recipe = _recommendation(verb, data)
+    else:
+        recipe = _chat(verb, data, reward_model, own_rewards)
+    return {"name": verb.name, **recipe, **({"model": {"path": model}} if model else {})}
+
+
+def _is_shop(data: Path) -> bool:
+    return data.is_dir() and not any((data / name).is_file() for name in _HF_DATASET)
+
+
+def _recommendation(verb: Verb, data: Path | None) -> dict[str, Any]:
+    rewards = {"rewards": [{"type": "item_match"}, {"type": "rank_discount"}]} if verb.rewarded else {}
+    return {
+        "domain": {
+            "type": "recommendation",
+            "data": {"type": "minionerec", "path": str(data)} if data else {"type": "demo"},
+        },
+        "stages": {
+            "semantic_ids": {"type": "semantic_ids"},
+            verb.algorithm: {"algorithm": {"type": verb.algorithm, **rewards}},
+            "evaluate": {"type": "evaluate"},
+        },
     }
-    return {**recipe, "model": {"path": model}} if model else recipe
 
 
-def stage_overrides(verb: str, overrides: Sequence[str]) -> list[str]:
+def _chat(verb: Verb, data: Path | None, reward_model: Path | None, own_rewards: bool) -> dict[str, Any]:
+    source, stages = verb.data, {}
+    algorithm: dict[str, Any] = {"type": verb.algorithm}
+    evaluate: dict[str, Any] = {"type": "evaluate"}
+    if verb.rewarded:
+        algorithm["rollout"] = {"type": "sample"}
+    if verb.rewarded and not own_rewards:
+        reward = _reward(data, reward_model)
+        algorithm["rewards"] = [reward]
+        if reward["type"] == "model":
+            evaluate["chat"] = {"rewards": [reward]}
+        if "stage" in reward:
+            source, stages[REWARD_STAGE] = "preferences", {"algorithm": {"type": "reward_model"}}
+    stages[verb.algorithm] = {"algorithm": algorithm}
+    return {
+        "domain": {"type": "chat", **({source: str(data)} if data else {})},
+        "stages": stages | ({"evaluate": evaluate} if verb.evaluates else {}),
+    }
+
+
+def _reward(data: Path | None, reward_model: Path | None) -> dict[str, Any]:
+    """Return what rewards completions: a model, the answers of the data, or a model that its preferences train."""
+    from rlkit.chat.data.formats import FORMATS
+    from rlkit.errors import RecipeError
+
+    if reward_model is not None:
+        return {"type": "model", "path": str(reward_model)}
+    if data is None:
+        return {"type": "model", "stage": REWARD_STAGE}
+    name, first = _look(data)
+    if name == "prompts" and any(row.get("answer") for row in first):
+        return {"type": "exact_match"}
+    if "preferences" in FORMATS[name].gives:
+        return {"type": "model", "stage": REWARD_STAGE}
+    raise RecipeError(
+        f"--data: neither answers nor preferences say what is good, got {str(data)!r} (format {name}); "
+        "name a reward model with --reward-model DIR, or rewards with algorithm.rewards=[{type: ...}]"
+    )
+
+
+def _look(data: Path) -> tuple[str, list[Any]]:
+    """Return the format of a file, or of the first of a folder's train files, and its first rows."""
+    from rlkit.chat.data.files import Unreadable, find_files, first_values, read_values
+    from rlkit.chat.data.formats import LOOK, detect
+    from rlkit.errors import RecipeError
+
+    try:
+        first = first_values(read_values(find_files(data)["train"][0], LOOK), LOOK)
+    except Unreadable as error:
+        raise RecipeError(f"--data: {data}: {error}") from error
+    found = detect(first)
+    if found is None:
+        raise RecipeError(f"--data: no known format of chat data, got {str(data)!r}; see `rlkit data preview --help`")
+    return found.format, [row for row in first if isinstance(row, dict)]
+
+
+# ---- running it
+
+
+def stage_overrides(stage: str, overrides: Sequence[str]) -> list[str]:
     """Put the stage's path before the overrides that are relative to it."""
     return [
-        f"stages.{verb}.{entry}" if entry.partition("=")[0].split(".")[0] in _OF_THE_STAGE else entry
+        f"stages.{stage}.{entry}" if entry.partition("=")[0].split(".")[0] in _OF_THE_STAGE else entry
         for entry in overrides
     ]
 
 
-def _domain(data: Path | None) -> dict[str, Any]:
-    from rlkit.errors import RecipeError
-
-    if data is None:
-        return {"type": "recommendation"}
-    if data.is_dir():
-        return {"type": "recommendation", "data": {"type": "minionerec", "path": str(data)}}
-    if data.is_file() and data.suffix == ".jsonl":
-        return {"type": "chat", "prompts": str(data)}
-    wrong = "not a folder or a .jsonl file" if data.exists() else "does not exist"
-    raise RecipeError(
-        f"--data: {wrong}, got {str(data)!r}; name a folder in MiniOneRec's format, or a .jsonl file of chat rows"
-    )
-
-
 def _run(
-    recipe: dict[str, Any], overrides: list[str], out: Path | None, *, dry_run: bool, smoke: bool, fresh: bool
+    verb: Verb,
+    overrides: Sequence[str],
+    sources: tuple[str | None, Path | None, Path | None],
+    out: Path | None,
+    **options: bool,
 ) -> None:
     from rlkit.recipe import recipe_from_tree
 
-    verb = recipe["name"]
-    loaded = recipe_from_tree(recipe, stage_overrides(verb, overrides), source=f"rlkit {verb}")
-    plain = loaded.tree
-    if not plain["model"].get("path") and "preset" in plain["model"]:
-        typer.echo(f"model: the {plain['model']['preset']} preset, untrained (choose one with --model)", err=True)
-    if plain["domain"].get("data", {}).get("type") == "demo":
-        typer.echo("data: the generated demo (choose yours with --data)", err=True)
-    launch(loaded, out, dry_run=dry_run, smoke=smoke, fresh=fresh)
+    whole = stage_overrides(verb.algorithm, overrides)
+    said = f"stages.{verb.algorithm}.algorithm"
+    own = any(entry.partition("=")[0].strip() in (said, f"{said}.rewards") for entry in whole)
+    recipe = single_recipe(verb, *sources, own_rewards=own)
+    loaded = recipe_from_tree(recipe, whole, source=f"rlkit {verb.name}")
+    for line in _told(verb, loaded.tree, sources[1]):
+        typer.echo(line, err=True)
+    launch(loaded, out, from_stage=None, until_stage=None, **options)
+
+
+def _told(verb: Verb, tree: dict[str, Any], data: Path | None) -> Iterator[str]:
+    """Yield what was chosen for want of an option."""
+    if not tree["model"].get("path") and "preset" in tree["model"]:
+        yield f"model: the {tree['model']['preset']} preset, untrained (choose one with --model)"
+    if data is None and "demo" in str(tree["domain"].get("data", tree["domain"].get(verb.data))):
+        yield "data: the generated demo (choose yours with --data)"
+    for reward in tree["stages"][verb.algorithm]["algorithm"].get("rewards") or ():
+        if reward["type"] == "exact_match":
+            yield "reward: exact match with the data's answers (choose a model with --reward-model)"
+        elif reward.get("stage") == REWARD_STAGE:
+            yield "reward: a reward model, trained first on the preferences (choose one with --reward-model)"

@@ -107,7 +107,7 @@ def load_checkpoint(
             output_loading_info=True,
         )
     except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).splitlines()[0].rstrip(".: ")
+        reason = _first_line(error)
         raise ModelError(
             f"model.path: cannot load {source!r}: {reason}; name a folder or hub id of a {what}"
         ) from error
@@ -123,6 +123,25 @@ def load_checkpoint(
     return model, tokenizer
 
 
+def tokenizer_of(settings: CausalLMSettings) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of the recipe's model alone, as it is before a domain adds tokens.
+
+    Raises:
+        ModelError: there is none.
+    """
+    if settings.tokenizer:
+        return _named_tokenizer(settings)
+    if settings.path is None:
+        return byte_tokenizer()
+    try:
+        tokenizer = _load_tokenizer(settings.path, settings)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model.path: no tokenizer loads from {settings.path!r}: {_first_line(error)}") from error
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
 def _named_tokenizer(settings: CausalLMSettings) -> PreTrainedTokenizerBase:
     """Load the tokenizer that the settings name: by the files of a Hugging Face tokenizer, never by unpickling."""
     source = str(settings.tokenizer)
@@ -131,13 +150,17 @@ def _named_tokenizer(settings: CausalLMSettings) -> PreTrainedTokenizerBase:
     try:
         tokenizer = _load_tokenizer(source, settings)
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0].rstrip(".: ")
+        reason = _first_line(error)
         raise ModelError(f"model.tokenizer: cannot load {source!r}: {reason}; name a folder or hub id") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.chat_template is None:
         tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0].rstrip(".: ")
 
 
 def _fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: CausalLMSettings) -> None:
