@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from rlkit.report.compare import Comparison
+    from rlkit.report.comparison import Comparison
 
 SAMPLED = "sampled/"
 _QUALITY = ("exact_match", "reward/", "win_rate/", "bleu", "rouge_1", "rouge_2", "rouge_l")
@@ -173,7 +174,10 @@ def show(table: Table) -> None:
 def comparison_table(comparison: Comparison) -> Table:
     """Lay out two runs metric by metric, with the paired difference, its 95 % interval and p."""
     a_name, b_name = escape(comparison.a), escape(comparison.b)
-    title = f"{b_name} against {a_name}: {comparison.num_rows:,} rows, {comparison.num_users:,} users"
+    counted = f"{comparison.num_rows:,} rows, {comparison.num_users:,} users"
+    if "prompt" in comparison.test:
+        counted = f"{comparison.num_rows:,} prompts"
+    title = f"{b_name} against {a_name}: {counted}"
     table = Table(
         title=title, title_justify="left", box=box.SIMPLE_HEAD, caption=comparison.test, caption_justify="left"
     )
@@ -184,8 +188,18 @@ def comparison_table(comparison: Comparison) -> Table:
         clear = paired.low > 0 or paired.high < 0
         interval = f"[{_signed(paired.low)},{_signed(paired.high)}]"
         cells = (_short(a, 4), _short(b, 4), _signed(paired.difference), interval, _short(paired.p, 4))
-        table.add_row(_heading(metric), *cells, style="bold" if clear else None)
+        table.add_row(_compared_heading(metric), *cells, style="bold" if clear else None)
+    for name, share in comparison.wins.items():
+        interval = f"[{_short(share.low, 4)},{_short(share.high, 4)}]"
+        cells = ("", _short(share.difference, 4), "", interval, _short(share.p, 4))
+        table.add_row(f"wins by {answer_heading(name)}", *cells)
     return table
+
+
+def _compared_heading(metric: str) -> str:
+    if "@" in metric:
+        return _heading(metric)
+    return f"sampled {answer_heading(metric)}" if metric.startswith(SAMPLED) else answer_heading(metric)
 
 
 def plain_text(table: Table, width: int = 160) -> str:
@@ -223,4 +237,4 @@ def _short(value: float, digits: int) -> str:
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.4f}".replace("0.", ".", 1)
+    return re.sub(r"^([+-])0\.", r"\1.", f"{value:+.4f}")

@@ -19,6 +19,7 @@ from rlkit.policy.rewarder import WeightedReward
 from rlkit.policy.text_rewards import Answer, TextReward
 from rlkit.recipe import check_data, recipe_from_tree
 from rlkit.records import Prompt, Source
+from rlkit.report.compare import compare_runs
 from rlkit.run import evaluate_run, run
 from rlkit.run_directory import RunDirectory
 
@@ -159,6 +160,14 @@ def test_what_cannot_be_measured_is_left_out(finished: Path) -> None:
     }  # fmt: skip
     assert "samples" not in json.loads((finished / "less" / "answers.jsonl").read_text().splitlines()[0])
     assert report["measured"].keys() == {"reference", "demonstrations", "bleu_tokenizer"}
+
+
+def test_models_of_a_run_are_compared_by_what_they_said(finished: Path, report: dict) -> None:
+    compared = compare_runs(finished / "evaluate" / "answers-sft.jsonl", finished)
+    rows = by_name(report)
+    for name in ("exact_match", "sampled/reward/exact_match", "rouge_1"):
+        assert compared.metrics[name][:2] == pytest.approx((rows["sft"][name], rows["grpo"][name]), abs=1e-6)
+    assert compared.wins["exact_match"].difference == pytest.approx(rows["grpo"]["win_rate/exact_match"], abs=1e-6)
 
 
 def test_tables_show_models_as_rows(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
