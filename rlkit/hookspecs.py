@@ -39,7 +39,7 @@ class Registration:
 
     @hookspec
     def register_domains(self) -> Iterable[Component]:
-        """Return domains; the target is called with its settings and the seed, and turns files into records."""
+        """Return domains; the target is called with its settings and the job, and turns files into records."""
 
     @hookspec
     def register_models(self) -> Iterable[Component]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import keyword
 import re
 from importlib.resources import files
@@ -30,16 +32,17 @@ def write_package(name: str, kind: str, folder: Path | None = None) -> Path:
     Raises:
         PluginError: the name or the kind will not do, or the folder holds something.
     """
+    kind = kind.replace("-", "_")
     if kind not in KINDS:
         raise PluginError(f"--kind: there is no kind {kind!r}{did_you_mean(kind, KINDS)}")
+    names = template_names(name) | {"kind": kind}
     check_name(name, kind)
-    names = template_names(name)
     folder = folder or Path(names["package"])
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise PluginError(f"--out: {str(folder)!r} exists and is not empty; choose another folder")
     for path, template in _layout(names["module"], kind).items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text(_filled(template, names | {"kind": kind}), encoding="utf-8")
+        (folder / path).write_text(_filled(template, names), encoding="utf-8")
     return folder
 
 
@@ -49,16 +52,15 @@ def check_name(name: str, kind: str) -> None:
     Raises:
         PluginError: which of these it is.
     """
-    wrong = ""
+    wrong, plain = "", name.replace("-", "_")
     if not re.fullmatch(_NAME, name) or len(name) > _LONGEST:
         wrong = f"must be at most {_LONGEST} lower-case letters, digits and single hyphens, a letter first"
     elif name.startswith(("rlkit-", "rlkit_")):
         wrong = "the package gets 'rlkit-' before it by itself"
-    elif keyword.iskeyword(name):
-        wrong = "a word of Python, so not the name of a function"
-    elif name.replace("-", "_") in load_plugins().components(kind):
-        origin = load_plugins().origin(kind, name.replace("-", "_"))
-        wrong = f"the {kind} of this name is provided by {origin}"
+    elif keyword.iskeyword(plain) or hasattr(builtins, plain) or plain in _own_names(kind):
+        wrong = "a word of Python, or of the template"
+    elif plain in load_plugins().components(kind):
+        wrong = f"the {kind} of this name is provided by {load_plugins().origin(kind, plain)}"
     if wrong:
         raise PluginError(f"NAME: {wrong}, got {name!r}; choose another")
 
@@ -72,6 +74,15 @@ def template_names(name: str) -> dict[str, str]:
         "name": plain,
         "Name": "".join(part.capitalize() for part in plain.split("_")),
     }
+
+
+def _own_names(kind: str) -> set[str]:
+    """Return the names that a template gives to functions, classes, arguments and variables of its own."""
+    code = _filled([f"{kind}.py.txt"], template_names("it") | {"kind": kind})
+    names = {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
+    names |= {node.arg for node in ast.walk(ast.parse(code)) if isinstance(node, ast.arg)}
+    names |= {node.name for node in ast.walk(ast.parse(code)) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    return names - {"it"}
 
 
 def _layout(module: str, kind: str) -> dict[str, list[str]]:
