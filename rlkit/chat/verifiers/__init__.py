@@ -1,0 +1,1 @@
+"""Rewards that check completions by rules, by running them, or by asking someone else."""

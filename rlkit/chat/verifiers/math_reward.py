@@ -1,0 +1,148 @@
+"""The reward ``math``: 1 where the final answer equals the right one in value, else 0.
+
+Plain numbers, tuples, intervals and sets are compared here, exactly and at once; formulas go to math-verify, in a
+process that is ended when its time is up. What cannot be an answer never gets there: code, sentences, towers of
+exponents, huge factorials.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from rlkit.chat.verifiers.math_answers import NoAnswer, final_answers
+from rlkit.chat.verifiers.math_values import MAX_CHARACTERS, Number, Value, clean, plain_value, same_value
+from rlkit.chat.verifiers.math_worker import worker
+from rlkit.config.verifiers import MathSettings
+from rlkit.errors import DataError
+from rlkit.policy.text_rewards import Sample, TextReward
+
+MAX_DEPTH = 20
+"""Of brackets and braces inside each other."""
+
+_HEDGE = re.compile(r"(?<![^\W_])(?:or|either|maybe|perhaps|not)(?![^\W_])", re.IGNORECASE)
+_UNDONE = re.compile(
+    r"[0-9)}] ?(?:[-+*/\u00d7\u00f7]|\\times|\\cdot|\\div)[ ({\\]*[0-9]|(?<![0-9.])(?!10\b)[0-9.]+ ?(?:\^|\*\*)"
+)
+_WORD = re.compile(r"(?<![a-zA-Z\\])[a-zA-Z]{4,}")
+_FUNCTIONS = frozenset(
+    ("sqrt", "sinh", "cosh", "tanh", "asin", "acos", "atan", "arcsin", "arccos", "arctan", "infty", "cbrt", "binom")
+)
+_TEXT_WORDS = re.compile(r"\\(?:text|mathrm|textbf|mathbf|operatorname|mbox) ?\{([^{}]*)\}")
+_ENVIRONMENT = re.compile(r"\\(?:begin|end)\{[a-z]{1,20}\}")
+_TOWER = re.compile(r"(?:\^|\*\*)[^\s,;=+]{0,30}?(?:\^|\*\*)[^\s,;=+]{0,30}?(?:\^|\*\*)|(?:\^|\*\*)[ ({]*-?[0-9]{4,}")
+_TOO_LARGE = re.compile(r"[0-9]{4,} ?!|[0-9)] ?! ?!|! ?\)+ ?!|[0-9]{60,}|[0-9]{7,}\}? ?(?:\^|\*\*)")
+_OPTION = re.compile(r"\(?([A-Za-z])(?:\)|[.:](?!\S)| ?\))[\s\S]*|\(?([A-Za-z])\)?")
+_EQUALS = re.compile(r"(?<![<>!=\\:])=(?!=)")
+
+
+class Wanted(NamedTuple):
+    """The right answer, read once."""
+
+    text: str
+    value: Value | None
+    is_text: bool
+    """Whether it is words, which are compared as such."""
+
+
+@lru_cache(maxsize=4096)
+def read_wanted(answer: str) -> Wanted:
+    """Read the right answer: itself, or the final answer of a whole solution."""
+    text = clean(answer)
+    value = plain_value(text)
+    if value is None and ("####" in answer or "boxed" in answer):
+        try:
+            text = clean(final_answers(answer, numbers=True)[-1])
+        except NoAnswer as error:
+            raise DataError(f"reward math: no final answer in {answer[-60:]!r}: {error}; mend the data") from error
+        value = plain_value(text)
+    words = _normal(text)
+    return Wanted(text, value, value is None and bool(re.fullmatch(r"[^\W\d_]+(?:[ '-][^\W\d_]+)*", words)))
+
+
+def math(settings: MathSettings, domain: Any) -> TextReward:
+    """Build the reward."""
+
+    def score(samples: Sequence[Sample]) -> list[float]:
+        missing = sum(not sample.answer.strip() for sample in samples)
+        if missing:
+            raise DataError(
+                f"reward math: {missing} of {len(samples)} prompts carry no answer to compare with, such as "
+                f"{next(one.prompt for one in samples if not one.answer.strip())[-60:]!r}; add answers to the data"
+            )
+        return [float(is_right(sample, settings)) for sample in samples]
+
+    return TextReward(score, domain)
+
+
+def is_right(sample: Sample, settings: MathSettings) -> bool:
+    """Return whether a completion ends in the right answer; one that was cut off has no end."""
+    if sample.truncated or len(sample.completion) > settings.max_characters:
+        return False
+    wanted = read_wanted(sample.answer)
+    numbers = isinstance(wanted.value, Number)
+    try:
+        found = final_answers(sample.completion, numbers=numbers, marked_only=settings.marked_only)
+    except NoAnswer:
+        return False
+    found = list(dict.fromkeys(found)) if settings.strict else found[-1:]
+    return all(_is_same(wanted, clean(text), settings) for text in found)
+
+
+def _is_same(wanted: Wanted, text: str, settings: MathSettings) -> bool:
+    if len(text) > MAX_CHARACTERS:
+        return False
+    if _normal(text) == _normal(wanted.text):
+        return True
+    if wanted.is_text:
+        return _same_option(wanted.text, text)
+    value = plain_value(text)
+    if value is None and isinstance(wanted.value, Number) and (sides := _sides(text)):
+        value = sides[-1]
+        if not all(same_value(value, side, settings.tolerance) for side in sides):
+            return False
+    if value is not None and wanted.value is not None:
+        undone = settings.worked_out and _is_undone(wanted.value, value)
+        return not undone and same_value(wanted.value, value, settings.tolerance)
+    if _is_no_formula(text) or (settings.worked_out and wanted.value is not None and _UNDONE.search(text)):
+        return False
+    return worker(os.getpid()).same(wanted.text, text, settings.formula_seconds)
+
+
+def _normal(text: str) -> str:
+    """Return a text for comparing it as it is written."""
+    return " ".join(_TEXT_WORDS.sub(r"\1", text).split()).casefold()
+
+
+def _same_option(wanted: str, text: str) -> bool:
+    """Compare the letters of a multiple choice: (B), B., B) because."""
+    one, other = _OPTION.fullmatch(_normal(wanted)), _OPTION.fullmatch(_normal(text))
+    return bool(one and other) and (one[1] or one[2]) == (other[1] or other[2])  # type: ignore[index]
+
+
+def _sides(text: str) -> list[Value]:
+    """Return the plain values in a chain of equations that ends in one, such as 5 and 5 in x = 5 = 2 + 3 = 5."""
+    *before, last = (plain_value(clean(side)) for side in _EQUALS.split(text))
+    return [side for side in (*before, last) if side is not None] if before and last is not None else []
+
+
+def _is_undone(wanted: Value, got: Value) -> bool:
+    """Return whether a whole number was wanted and a division was given, such as 14/2."""
+    return isinstance(wanted, Number) and isinstance(got, Number) and wanted.value.denominator == 1 and got.division
+
+
+def _is_no_formula(text: str) -> bool:
+    """Return whether a text is not worth asking math-verify: hedged, words, too deep or too large."""
+    outside = _ENVIRONMENT.sub(" ", _TEXT_WORDS.sub(" ", text))
+    if _HEDGE.search(text) or any(word.lower() not in _FUNCTIONS for word in _WORD.findall(outside)):
+        return True
+    if not text.isprintable() or _TOWER.search(text) or _TOO_LARGE.search(text):
+        return True
+    depth = deepest = 0
+    for character in text:
+        depth += (character in "({[") - (character in ")}]")
+        deepest = max(deepest, depth)
+    return deepest > MAX_DEPTH

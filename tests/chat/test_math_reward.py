@@ -1,0 +1,292 @@
+"""The reward ``math``: what counts as the same value, where the answer stands, and that nothing hangs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+
+import pytest
+from pydantic import ValidationError
+from toys import data_folder
+
+from rlkit.chat.verifiers.math_reward import math
+from rlkit.chat.verifiers.math_worker import MathWorker, worker
+from rlkit.config.verifiers import MathSettings
+from rlkit.errors import DataError
+from rlkit.policy.text_rewards import Sample
+
+SAME = [
+    # plain numbers, as people write them
+    ("5", "5"),
+    ("5", "The answer is 5."),
+    ("-3", "It comes to -3."),
+    ("-3", "\\boxed{\u22123}"),
+    ("1234", "1,234"),
+    ("1,234", r"\boxed{1{,}234}"),
+    ("1000000", "the answer is 1 000 000"),
+    ("1000000", r"\boxed{10^6}"),
+    ("300000000", r"\boxed{3 \times 10^{8}}"),
+    ("1.5 million", "1,500,000"),
+    ("$1,234.50", "1234.5"),
+    ("50", r"\boxed{\$50}"),
+    ("72", "#### 72 clips"),
+    ("5 cm", r"\boxed{5\text{ cm}}"),
+    ("25", r"\boxed{25 \text{ cm}^2}"),
+    ("90", r"\boxed{90^\circ}"),
+    ("0.5", ".5"),
+    ("12", "012"),
+    ("5", "It weighs 5kg"),
+    # fractions, percents, decimals
+    ("1/2", r"so \boxed{\frac{1}{2}}."),
+    ("0.5", r"\boxed{\frac12}"),
+    (r"\frac{1}{2}", r"\boxed{0.5}"),
+    ("3/2", r"\boxed{1\frac{1}{2}}"),
+    ("3/2", "The answer is 1 1/2."),
+    ("1/2", "So the share is 2/4."),
+    ("1/3", "0.333333"),
+    ("20%", "20"),
+    ("20", "20%"),
+    ("0.2", r"\boxed{20\%}"),
+    # tuples, intervals, sets, lists
+    ("(1,2)", r"\boxed{(1, 2)}"),
+    ("(1,2)", "So the point is (1, 2)."),
+    (r"\{1,2\}", r"\boxed{\{2,1\}}"),
+    ("1, 2", r"\boxed{2, 1}"),
+    ("[1,2)", r"\boxed{[1,2)}"),
+    (r"(-\infty, 5]", r"\boxed{\left(-\infty,5\right]}"),
+    (r"(1,2)\cup(3,4)", r"\boxed{(3,4) \cup (1,2)}"),
+    # formulas
+    (r"x^2+2x+1", r"\boxed{(x+1)^2}"),
+    (r"2\sqrt{2}", r"\boxed{\sqrt{8}}"),
+    ("2", r"\boxed{\sqrt{4}}"),
+    (r"\frac{\pi}{2}", r"the answer is $\pi/2$."),
+    ("3+4i", r"\boxed{4i+3}"),
+    ("x>5", r"\boxed{5<x}"),
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\boxed{\begin{bmatrix}1\\2\end{bmatrix}}"),
+    # words and choices
+    ("yes", "Yes"),
+    ("Paris", "The answer is Paris."),
+    ("B", "The answer is (B)."),
+    ("(B)", r"\boxed{\text{B}}"),
+    # where the answer stands
+    ("7", "2 + 5 = 7"),
+    ("7", r"\boxed{x = 7}"),
+    ("7", r"\boxed{3+4=7}"),
+    ("5", r"\boxed{\boxed{5}}"),
+    ("5", r"First \boxed{5}, and again \boxed{5.0}."),
+    ("5", "#### Step 1\nTwo and three.\nSo it is 5"),
+    ("5", "**Answer:** 5 apples"),
+    ("5", "The answer is: 5 because 2 and 3 make it."),
+    ("5", "The final answer is therefore $5$. I hope it is right"),
+    ("5", "答案是5。"),
+    ("12", "<think>perhaps the answer is 5</think>\n<answer>12</answer>"),
+    ("12", "Two answers, 5 and 7, add up. <answer>The sum is 12</answer>"),
+    ("He has 3 <<1+2=3>>3.\n#### 3", "3"),
+]
+DIFFERENT = [
+    ("5", "6"),
+    ("5", "-5"),
+    ("-5", "5"),
+    ("5", ""),
+    ("5", "five"),
+    ("10000001", "10000000"),
+    ("1/3", "0.33"),
+    ("0.5", "0.51"),
+    ("20", "0.2"),
+    # several answers, and hedging
+    ("5", "The answer is 5 or 6."),
+    ("6", "The answer is 5 or 6."),
+    ("6", "It is 5 or maybe 6"),
+    ("6", "The answer is either 5 or 6."),
+    ("5", r"\boxed{5} or \boxed{6}"),
+    ("6", r"\boxed{5} or \boxed{6}"),
+    ("6", "#### 5\n#### 6"),
+    ("6", r"The answer is 5. So \boxed{6}"),
+    ("6", "The answer is 5. The answer is 6."),
+    ("6", "5 6"),
+    ("6", "4, 5, 6"),
+    ("6", "<answer>5</answer><answer>6</answer>"),
+    ("7", r"\boxed{7 = 8}"),
+    ("8", r"\boxed{x = 7 = 8}"),
+    # not worked out
+    ("7", r"\boxed{3+4}"),
+    ("7", r"\boxed{14/2}"),
+    ("12", r"\boxed{3 \times 4}"),
+    ("8", r"\boxed{2^3}"),
+    # other brackets, other order
+    ("(1,2)", r"\boxed{(2, 1)}"),
+    ("[1,2)", r"\boxed{(1,2)}"),
+    (r"\{1,2\}", r"\boxed{\{1,2,3\}}"),
+    (r"(-\infty, 5]", r"\boxed{(-\infty,5)}"),
+    ("x^2+2x+1", r"\boxed{(x+2)^2}"),
+    # words
+    ("yes", "sey"),
+    ("B", "The answer is (C)."),
+    ("Paris", "The answer is not Paris."),
+    # thoughts, and what is no digit
+    ("5", "<think>The answer is 5"),
+    ("6", "<think>it is 6</think> the answer is 5"),
+    ("3", "\u0663"),
+    ("5", "\uff15"),
+    ("5", "H5"),
+    ("5", "so it is 5x"),
+]
+
+
+def score(answer: str, completion: str, **settings: object) -> float:
+    """Return the reward of one completion."""
+    return math(MathSettings(**settings), None).score([Sample("", completion, answer)])[0]
+
+
+@pytest.mark.parametrize(("answer", "completion"), SAME)
+def test_the_same_value_scores_1(answer: str, completion: str) -> None:
+    assert score(answer, completion) == 1.0
+
+
+@pytest.mark.parametrize(("answer", "completion"), DIFFERENT)
+def test_another_value_scores_0(answer: str, completion: str) -> None:
+    assert score(answer, completion) == 0.0
+
+
+def test_settings_loosen_and_tighten_it() -> None:
+    assert score("6", r"\boxed{5} and \boxed{6}", strict=False) == 1.0
+    assert score("5", r"\boxed{5} and \boxed{6}", strict=False) == 0.0
+    assert score("5", "so it is 5", marked_only=True) == 0.0
+    assert score("5", "so it is #### 5\n#### 5", marked_only=True) == 1.0
+    assert score("5", "<answer>5</answer>", marked_only=True) == 1.0
+    assert score("7", r"\boxed{3+4}", worked_out=False) == 1.0
+    assert score("1/3", "0.33", tolerance=0.01) == 1.0
+    assert score("5", "x" * 90 + " #### 5", max_characters=80) == 0.0
+    with pytest.raises(ValidationError, match="tolerance"):
+        MathSettings(tolerance=-1)
+
+
+def test_an_answer_that_was_cut_off_is_wrong() -> None:
+    assert math(MathSettings(), None).score([Sample("", "#### 5", "5", truncated=True)]) == [0.0]
+
+
+def test_a_prompt_without_an_answer_is_an_error_and_names_it() -> None:
+    with pytest.raises(DataError, match=r"1 of 2 prompts carry no answer.*'what\?'; add answers"):
+        math(MathSettings(), None).score([Sample("a", "5", "5"), Sample("what?", "5", "")])
+
+
+HOSTILE = {
+    "tower": r"\boxed{9^{9^{9^{9}}}}",
+    "long tower": r"\boxed{" + "9^" * 5000 + "9}",
+    "python tower": r"\boxed{9**9**9**9}",
+    "huge factorial": r"\boxed{1000000000!}",
+    "factorials": r"\boxed{((99!)!)!}",
+    "factorial that no filter sees": r"\boxed{\binom{999999}{499999}}",
+    "expansion": r"\boxed{(x+1)^{300}(x+2)^{300}}",
+    "integral": r"\boxed{\int_0^{999} x^{x^x} dx}",
+    "sum": r"\boxed{\sum_{n=1}^{999999999} \frac{1}{n^n}}",
+    "open boxes": r"\boxed{" * 20_000,
+    "open braces": "{" * 100_000 + r"\boxed{5",
+    "boxes in boxes": r"\boxed{" * 20_000 + "5" + "}" * 19_999,
+    "unclosed": r"\boxed{5",
+    "deep": r"\boxed{" + "(" * 140 + "5" + ")" * 140 + "}",
+    "open fractions": r"\boxed{" + r"\frac{" * 60 + "}",
+    "200k digits": "1" * 200_000,
+    "200k characters": "so it goes " * 18_200 + "#### 5",
+    "spaces": " " * 149_000 + "5x",
+    "announced often": "the answer is 6 " * 9_000,
+    "nearly announced": "answer to " * 14_000,
+    "half a tag": "<answer>" * 18_000,
+    "many tags": "<answer>5</answer>" * 8_000,
+    "backslashes": "\\" * 149_999,
+    "hedged often": "5 or " * 29_000,
+    "headings": "#### \n" * 24_000,
+    "dollars": "$" * 149_000,
+    "code": "import os\nos.system('true')\n",
+    "boxed code": r"\boxed{__import__('os').system('true')}",
+    "nan": r"\boxed{nan}",
+    "inf": r"\boxed{inf}",
+    "infinity": r"\boxed{\infty}",
+    "1e999": r"\boxed{1e999}",
+    "divided by zero": r"\boxed{1/0}",
+    "null byte": "\\boxed{5\x00}",
+    "half a character": "\\boxed{5\ud800}",
+    "accents": "5" + "\u0301" * 100_000,
+    "other digits": "\\boxed{\u0665}",
+    "units": r"\boxed{6 " + "m/" * 140 + "}",
+}
+BOUND = 10.0
+"""Seconds on the clock for two formulas at .5 s of processor time each, on a machine that may be busy."""
+
+
+@pytest.fixture(scope="module")
+def warm() -> None:
+    """Start math-verify before something is timed."""
+    assert score("x^2+2x+1", r"\boxed{(x+1)^2}") == 1.0
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.usefixtures("warm")
+def test_hostile_completions_score_0_in_bounded_time(name: str) -> None:
+    started = time.monotonic()
+    assert score("5", HOSTILE[name], formula_seconds=0.5) == 0.0
+    assert score(r"x^2+\sqrt{3}", HOSTILE[name], formula_seconds=0.5) == 0.0
+    assert time.monotonic() - started < BOUND
+
+
+@pytest.mark.usefixtures("warm")
+def test_a_killed_comparison_leaves_the_next_one_unharmed() -> None:
+    process = worker(os.getpid()).process
+    assert score(r"\sqrt{2}", r"\boxed{\binom{999999}{499999}}", formula_seconds=0.3) == 0.0
+    assert score(r"2\sqrt{2}", r"\boxed{\sqrt{8}}") == 1.0
+    assert worker(os.getpid()).process is process, "its child was killed, not the helper"
+
+
+@pytest.mark.usefixtures("warm")
+def test_it_works_outside_the_main_thread() -> None:
+    found: list[float] = []
+
+    def work() -> None:
+        found.append(score(r"2\sqrt{2}", r"\boxed{\sqrt{8}}"))
+        found.append(score(r"\sqrt{2}", r"\boxed{\binom{999999}{499999}}", formula_seconds=0.3))
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(found) == [0.0, 0.0, 1.0, 1.0]
+
+
+def test_a_helper_that_dies_is_started_again_and_ends_when_told() -> None:
+    helper = MathWorker()
+    assert helper.same("x+x", "2x", 5.0)
+    process = helper.process
+    assert process is not None
+    process.kill()
+    process.wait()
+    assert helper.same("x+x", "2x", 5.0)
+    again = helper.process
+    assert again is not None
+    assert again.pid != process.pid
+    helper.stop()
+    assert again.poll() is not None
+    assert helper.process is None
+
+
+def gsm8k() -> tuple[list[str], list[str]]:
+    """Return the reference solutions and their answers."""
+    lines = (data_folder("gsm8k") / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    solutions = [json.loads(line)["answer"] for line in lines]
+    return solutions, [solution.rpartition("####")[2].strip() for solution in solutions]
+
+
+def test_gsm8k_solutions_score_1_against_their_answers_and_0_against_others() -> None:
+    solutions, answers = gsm8k()
+    reward = math(MathSettings(), None)
+    right = reward.score([Sample("", text, answer) for text, answer in zip(solutions, answers)])
+    shifted = [*answers[1:], answers[0]]
+    differ = [float(one.replace(",", "")) != float(other.replace(",", "")) for one, other in zip(answers, shifted)]
+    moved = [Sample("", text, answer) for text, answer, other in zip(solutions, shifted, differ) if other]
+    wrong = reward.score(moved)
+    assert len(right) == 7_473
+    assert sum(right) / len(right) >= 0.999
+    assert len(wrong) > 7_000
+    assert sum(wrong) / len(wrong) <= 0.001
