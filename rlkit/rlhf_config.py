@@ -215,7 +215,9 @@ def _document(path: Path) -> Document:
     text = read_text(path)
     is_json = path.suffix.lower() == ".json"
     try:
-        tree = json.loads(text) if is_json else None
+        tree = json.loads(text) if is_json else {}
+        if not isinstance(tree, dict):
+            raise RecipeError(f"{path}: a mapping of RLHFConfig's fields is expected, got a {type(tree).__name__}")
         document = parse_document(text.replace("\t", " ") if is_json else text)  # JSON texts hold no bare tab
     except json.JSONDecodeError as error:
         raise RecipeError(f"{path}:{error.lineno}:{error.colno}: not valid JSON: {error.msg.lower()}") from error

@@ -89,8 +89,9 @@ class RLHFPipeline:
         earlier = list(METHODS)[: list(METHODS).index(stage)]
         missing = [METHODS[name] for name in earlier if name not in finished]
         if missing:
+            listed = " and ".join(filter(None, (", ".join(missing[:-1]), missing[-1])))
             raise RunError(
-                f"{METHODS[stage]}: in {self.config.save_dir} {' and '.join(missing)} must come before; "
+                f"{METHODS[stage]}: in {self.config.save_dir} {listed} must come before; "
                 "call what is missing, or run_full_pipeline"
             )
         self._run(stage, stage if fresh else None)
