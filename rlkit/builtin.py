@@ -73,7 +73,6 @@ def register_rewards() -> Iterable[Component]:
         Component(rewards.PrefixMatchSettings, "rlkit.recsys.rewards:prefix_match"),
         Component(rewards.AttributeMatchSettings, "rlkit.recsys.rewards:attribute_match"),
         Component(rewards.ExactMatchSettings, "rlkit.chat.rewards:exact_match"),
-        Component(verifiers_code.CodeSettings, "rlkit.chat.verifiers.code:code"),
         Component(verifiers.MathSettings, "rlkit.chat.verifiers.math_reward:math"),
         Component(reward_models.LearnedRewardSettings, "rlkit.reward_models.scorer:learned_reward"),
     ]
