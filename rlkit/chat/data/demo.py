@@ -3,8 +3,9 @@
 A prompt names an item with its color, size and price and asks for one of the three; all that an answer needs stands in
 the prompt, so a right answer can be learned and not only remembered. Demonstrations mix three styles, which a model
 that imitates them mixes too; preferences and feedback favor the polite answer that is right. So a reward model has
-something to tell apart, and PPO and DPO a direction to move in. With a share p of polite demonstrations, rewards that
-only tell polite from other can rise by sqrt((1 - p) / p) standard deviations: 1.5 at the default of .3.
+something to tell apart (length alone does not: every style has long and short forms), and PPO and DPO a direction to
+move in. With a share p of polite demonstrations, rewards that only tell polite from other can rise by
+sqrt((1 - p) / p) standard deviations: 1.5 at the default of .3.
 
 Texts are short (prompts and answers of at most 40 bytes), for models that read bytes. What is held back are pairs of an
 item and an attribute that train never asks for, the same ones in all four sources: a tenth of the pairs is valid,
@@ -42,9 +43,14 @@ POLITE = (
     "Sure! The {item} is {value}.",
     "The {item} is {value}. Anything else?",
 )
-CURT = ("{value}.", "It's {value}.", "{value}, as it says.")
-UNHELPFUL = ("No idea.", "Read the label.", "Ask someone else.", "Not my job.")
-WRONG_SHARE = 0.1
+CURT = ("{value}.", "It's {value}.", "It is {value}, as it says right there.")
+UNHELPFUL = (
+    "No idea.",
+    "Not my job.",
+    "You could have read the label yourself.",
+    "Ask someone else, I am on my break.",
+)
+WRONG_SHARE = 0.05
 """The share of rejected answers that are polite but name a wrong value."""
 HELD_SHARE = 0.1
 """The share of pairs of item and attribute that is valid, and of those that are test."""

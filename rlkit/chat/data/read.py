@@ -84,6 +84,26 @@ def _completed(rows: dict[str, Splits]) -> dict[str, Splits]:
 # ---- one source
 
 
+def kind_of(path: Path) -> str:
+    """Return the kind of source that a file or folder is made for, by its first rows.
+
+    Raises:
+        DataError: it cannot be read, or its format is not known.
+    """
+    try:
+        first = find_files(path.expanduser())["train"][0]
+        values = read_values(first, LOOK)
+    except Unreadable as error:
+        raise DataError(f"{path}: {error}") from error
+    found = detect(first_values(values, LOOK))
+    if found is None:
+        report = FileReport(str(first))
+        _rows(values, "auto", "prompts", report)
+        check([report])
+    assert found is not None
+    return FORMATS[found.format].gives[0]
+
+
 def read_files(settings: ChatFilesSettings, kind: str) -> SourceData:
     """Read one source from its files.
 
@@ -94,8 +114,7 @@ def read_files(settings: ChatFilesSettings, kind: str) -> SourceData:
     Raises:
         DataError: every bad row, by file and line; or no row can be used.
     """
-    reports: list[FileReport] = []
-    rows = {split: _read_all(files, split, settings, kind, reports) for split, files in _files(settings, reports)}
+    rows, reports = read_rows(settings, kind)
     if settings.on_bad_row == "error" or any(report.failed or not report.rows for report in reports):
         check(reports)
     for report in reports:
@@ -107,6 +126,13 @@ def read_files(settings: ChatFilesSettings, kind: str) -> SourceData:
     except ValueError as error:
         raise DataError(f"{settings.path}: {error}") from error
     return SourceData(_all_splits(train, valid, rows), tuple(reports), cut=True)
+
+
+def read_rows(settings: ChatFilesSettings, kind: str) -> tuple[dict[str, tuple[Row, ...]], list[FileReport]]:
+    """Read the files of a source as they are: the rows that can be used by split, and what is to say of each file."""
+    reports: list[FileReport] = []
+    rows = {split: _read_all(files, split, settings, kind, reports) for split, files in _files(settings, reports)}
+    return rows, reports
 
 
 def _all_splits(train: tuple[Row, ...], valid: tuple[Row, ...], rows: Splits) -> dict[str, tuple[Row, ...]]:
