@@ -21,6 +21,7 @@ from rlkit.config import (
     rollouts,
     stages,
     verifiers,
+    verifiers_code,
 )
 from rlkit.hookspecs import hookimpl
 
@@ -73,6 +74,7 @@ def register_rewards() -> Iterable[Component]:
         Component(rewards.PrefixMatchSettings, "rlkit.recsys.rewards:prefix_match"),
         Component(rewards.AttributeMatchSettings, "rlkit.recsys.rewards:attribute_match"),
         Component(rewards.ExactMatchSettings, "rlkit.chat.rewards:exact_match"),
+        Component(verifiers_code.CodeSettings, "rlkit.chat.verifiers.code:code"),
         Component(verifiers.MathSettings, "rlkit.chat.verifiers.math_reward:math"),
         Component(reward_models.LearnedRewardSettings, "rlkit.reward_models.scorer:learned_reward"),
     ]

@@ -1,0 +1,144 @@
+"""The reward ``code``: the Python in a completion, run against the tests of its row.
+
+The row's tests stand in its context, or as JSON in its answer; the forms of HumanEval and of MBPP are read as well.
+A sample without a verdict (its tests, or what passes between tests and code, have no plain form) scores NaN, which
+counts as "mask this sample".
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rlkit.chat.verifiers.sandbox.job import Case, Result, Tests
+from rlkit.chat.verifiers.sandbox.pool import Sandbox
+from rlkit.config.verifiers_code import CodeSettings
+from rlkit.policy.text_rewards import Outcome, Sample, TextReward
+
+logger = logging.getLogger(__name__)
+
+FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
+PYTHON = ("", "python", "python3", "py")
+TOP_LEVEL = re.compile(r"(?:\s|def\b|class\b|async\b|import\b|from\b|@|#|$)")
+"""How a line begins that goes on with a program of functions; anything else is the model talking."""
+
+
+class CodeReward(TextReward):
+    """The reward, and how each sample did.
+
+    Args:
+        settings: the reward's.
+        domain: whose tokenizer decodes rollouts; None where there are none.
+
+    Raises:
+        TrainingError: the host does not reach the isolation that the settings ask for.
+    """
+
+    def __init__(self, settings: CodeSettings, domain: Any) -> None:
+        super().__init__(self._scores, domain)
+        self.settings = settings
+        least = None if settings.isolation == "auto" else settings.isolation
+        self.sandbox = Sandbox(settings.workers, settings.timeout_seconds, settings.memory_mb, least)
+        logger.info("code runs in a sandbox with isolation %r (%s)", self.sandbox.level, ", ".join(self.sandbox.layers))
+
+    def run(self, samples: Sequence[Sample]) -> list[Result]:
+        """Return how the code of each sample did."""
+        found = [(sample, tests_of(sample)) for sample in samples]
+        jobs = [(program_of(sample), tests) for sample, tests in found if tests]
+        ran = iter(self.sandbox.run(jobs, until_failure=self.settings.score == "all"))
+        none = Result("unsupported", "the row carries no tests", 0, 0, 0.0)
+        return [next(ran) if tests else none for _, tests in found]
+
+    def judge(self, samples: Sequence[Sample]) -> list[Outcome]:
+        """Score samples; one without a verdict says why."""
+        results = self.run(samples)
+        unsupported = [result.reason for result in results if result.kind == "unsupported"]
+        for reason, count in Counter(unsupported).most_common(3):
+            logger.info("code: %d of %d samples have no verdict: %s", count, len(samples), reason)
+        return [
+            Outcome(self._number(result), result.reason if result.kind == "unsupported" else "", 1000 * result.seconds)
+            for result in results
+        ]
+
+    def _scores(self, samples: Sequence[Sample]) -> list[float]:
+        return [outcome.score for outcome in self.judge(samples)]
+
+    def _number(self, result: Result) -> float:
+        if result.kind == "unsupported":
+            return math.nan
+        return float(result.kind == "passed") if self.settings.score == "all" else result.passed / result.total
+
+
+def code(settings: CodeSettings, domain: Any) -> CodeReward:
+    """Build the reward."""
+    return CodeReward(settings, domain)
+
+
+def tests_of(sample: Sample) -> Tests | None:
+    """Return the tests of a sample's row; None where it carries none.
+
+    Read are ``tests``, ``setup``, ``entry_point``, ``prompt`` and ``cases`` (each with ``input`` and ``output``);
+    HumanEval's ``test`` and MBPP's ``test_list`` and ``test_setup_code`` stand for the first two.
+    """
+    row = _row(sample)
+    entry = row.get("entry_point") or ""
+    setup = row.get("setup", row.get("test_setup_code"))
+    if setup is None:
+        setup = _defined_by(row.get("prompt") or "") if entry else ""
+    cases = tuple(Case(str(case["input"]), str(case["output"])) for case in row.get("cases") or ())
+    tests = _texts(row.get("tests") or row.get("test_list") or row.get("test") or ())
+    return Tests(tests, _texts(setup), entry, cases) if tests or cases else None
+
+
+def _row(sample: Sample) -> Mapping[str, Any]:
+    if isinstance(sample.context, Mapping):
+        return sample.context
+    try:
+        row = json.loads(sample.answer)
+    except ValueError:
+        row = None
+    return row if isinstance(row, dict) else {"tests": sample.answer}
+
+
+@functools.lru_cache(maxsize=4096)
+def _defined_by(prompt: str) -> str:
+    """Return a prompt as a source that defines its imports and helpers; its last function is open, and may be empty."""
+    for source in (prompt, f"{prompt.rstrip()}\n    pass\n"):
+        try:
+            compile(source, "<prompt>", "exec", dont_inherit=True)
+        except (SyntaxError, ValueError):
+            continue
+        return source
+    return ""
+
+
+def _texts(value: str | Sequence[str]) -> tuple[str, ...]:
+    return tuple(text for text in ([value] if isinstance(value, str) else value) if text.strip())
+
+
+def program_of(sample: Sample) -> str:
+    """Return the program in a completion: its code block, after any thinking; else a continuation of the row's prompt.
+
+    The prompt of the row (``context["prompt"]``: imports, helpers, the head of the function) goes before it.
+    """
+    row = _row(sample)
+    prompt, entry = row.get("prompt") or "", row.get("entry_point") or ""
+    text = sample.completion.rpartition("</think>")[2]
+    name = re.escape(entry) or r"\w+"
+    defines = re.compile(rf"^(?:async )?(?:def|class) {name}\b", re.MULTILINE)
+    blocks = [body for language, body in FENCE.findall(text) if language.lower() in PYTHON]
+    if blocks:
+        body = next((body for body in reversed(blocks) if defines.search(body)), blocks[-1])
+        return f"{prompt}\n\n{body}" if prompt and defines.search(body) else prompt + body
+    if not prompt:
+        return text
+    lines = text.split("\n")
+    end = next((number for number, line in enumerate(lines) if number and not TOP_LEVEL.match(line)), len(lines))
+    whole = "\n".join(lines[:end])
+    return f"{prompt}\n\n{whole}" if defines.search(whole) else prompt + whole

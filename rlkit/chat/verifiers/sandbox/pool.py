@@ -1,0 +1,177 @@
+"""The sandbox as the trainer sees it: jobs in, results out, several at once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import queue
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import uuid
+import weakref
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from rlkit.chat.verifiers.sandbox import broker, isolation
+from rlkit.chat.verifiers.sandbox.child import Child
+from rlkit.chat.verifiers.sandbox.job import Result, Tests
+from rlkit.errors import TrainingError
+
+START_SECONDS = 30.0
+
+
+class Sandbox:
+    """Runs code against tests. The zygote starts with the first job and is started again where it was lost.
+
+    Args:
+        workers: samples at once; 0: one per core.
+        timeout_seconds: wall clock for one sample.
+        memory_mb: address space of a process, the interpreter's own 20 MB included.
+        level: which isolation; none: the strongest that the host offers.
+
+    Raises:
+        TrainingError: the host does not reach the level.
+    """
+
+    def __init__(
+        self, workers: int = 0, timeout_seconds: float = 5.0, memory_mb: int = 512, level: isolation.Level | None = None
+    ) -> None:
+        host = isolation.detect()
+        isolation.require(host, level or host.level)
+        self.level = level or host.level
+        self.layers = host.layers(self.level)
+        self.workers = workers or len(os.sched_getaffinity(0))
+        self.timeout_seconds, self.memory_mb = timeout_seconds, memory_mb
+        self._slots: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for slot in range(2 * self.workers):
+            self._slots.put(slot)
+        self._first_user = isolation.first_user()
+        self._zygote: Zygote | None = None
+        self._starting = threading.Lock()
+
+    def run(self, jobs: Sequence[tuple[str, Tests]], until_failure: bool = True) -> list[Result]:
+        """Run code against its tests.
+
+        Args:
+            jobs: (code, its tests).
+            until_failure: whether a sample ends with the first test that fails.
+
+        Returns:
+            one result for each job, in order. Nothing that the code started is alive by then.
+
+        Raises:
+            TrainingError: the sandbox itself does not work.
+        """
+        with ThreadPoolExecutor(self.workers, thread_name_prefix="rlkit-sandbox") as threads:
+            return list(threads.map(lambda job: broker.judge(self, job[0], job[1], until_failure), jobs))
+
+    @contextlib.contextmanager
+    def child(self, role: str) -> Iterator[Child]:
+        """Lend a fresh confined process; it is dead, and its traces are gone, when the block ends.
+
+        Args:
+            role: of ``inside.ROLES``.
+
+        Raises:
+            TrainingError: no process came.
+        """
+        zygote, slot = self._alive(), self._slots.get()
+        order = {
+            "role": role,
+            "layers": self.layers,
+            "uid": self._first_user + slot,
+            "folder": f"{zygote.folder}/{uuid.uuid4().hex}",
+            "seconds": math.ceil(self.timeout_seconds),
+            "memory_mb": self.memory_mb,
+        }
+        try:
+            with zygote.spawn(order) as child:
+                yield child
+        finally:
+            self._slots.put(slot)
+
+    def _alive(self) -> Zygote:
+        with self._starting:
+            if self._zygote is None or not self._zygote.serves():
+                self.close()
+                self._zygote = Zygote(self.layers)
+            return self._zygote
+
+    def close(self) -> None:
+        """End all of its processes; a later job starts them again."""
+        if self._zygote is not None:
+            self._zygote.close()
+        self._zygote = None
+
+
+class Zygote:
+    """The process that forks children, and the socket to it.
+
+    Args:
+        layers: what it puts around them.
+
+    Raises:
+        TrainingError: it does not start.
+    """
+
+    def __init__(self, layers: Sequence[str]) -> None:
+        self.folder = tempfile.mkdtemp(prefix="rlkit-sandbox-")
+        os.chmod(self.folder, 0o711)  # children of other users pass through it to folders of their own
+        mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with its:
+            command = isolation.zygote_command("serve", str(its.fileno()), self.folder, *layers)
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                env={}, cwd="/", pass_fds=[its.fileno()], start_new_session=True,
+            )  # fmt: skip
+        self.control, self.process, self._owner = mine, process, os.getpid()
+        self._end = weakref.finalize(self, _end, process, mine, self.folder, os.getpid())
+        mine.settimeout(START_SECONDS)
+        if mine.recv(64) != b"ready":
+            self.close()
+            raise TrainingError("sandbox: its process ended while it started; see `rlkit doctor`")
+        if "box" in layers:
+            os.rmdir(self.folder)  # inside of the box, the mount does not need it any more
+
+    def serves(self) -> bool:
+        """Tell whether it runs, and whether it is this process's own and not that of a process forked from."""
+        return self._owner == os.getpid() and self.process.poll() is None
+
+    def spawn(self, order: dict[str, Any]) -> Child:
+        """Order a child.
+
+        Raises:
+            TrainingError: the zygote is gone.
+        """
+        channel, inner = socket.socketpair()
+        line, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with inner, its:
+                socket.send_fds(self.control, [json.dumps(order).encode()], [inner.fileno(), its.fileno()])
+        except OSError as error:
+            channel.close()
+            line.close()
+            raise TrainingError(f"sandbox: its process is gone: {error}; run again") from error
+        return Child(channel, line)
+
+    def close(self) -> None:
+        """End it and all of its children."""
+        self._end()
+
+
+def _end(process: subprocess.Popen[bytes], control: socket.socket, folder: str, owner: int) -> None:
+    control.close()
+    if owner != os.getpid():
+        return  # a fork of the trainer ends; the zygote is not its own
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,27 @@
+"""Settings of the reward that runs code."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from rlkit.config.rewards import RewardSettings
+
+
+class CodeSettings(RewardSettings):
+    """Chat: whether the completion's Python passes the tests that its row carries; it runs in a sandbox."""
+
+    type: Literal["code"] = "code"
+    domains: ClassVar[tuple[str, ...]] = ("chat",)
+    score: Literal["all", "share"] = "all"
+    """``all``: 1 where every test passes, else 0. ``share``: the share of tests that pass."""
+    timeout_seconds: float = Field(5.0, gt=0, le=600)
+    """Wall clock for one sample, all of its tests together."""
+    memory_mb: int = Field(512, ge=64)
+    """Address space of a process that runs code, of which the interpreter takes about 40."""
+    workers: int = Field(0, ge=0, le=256)
+    """Samples that run at once; 0: one per core."""
+    isolation: Literal["auto", "namespaces", "seccomp", "rlimits"] = "auto"
+    """The weakest isolation that will do; a host that offers less is refused (``rlkit doctor`` shows what it offers).
+    The strongest that is there is used in any case. ``auto``: whatever it is."""
