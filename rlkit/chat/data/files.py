@@ -137,10 +137,20 @@ def _json_lines(text: str, max_rows: int | None) -> Values:
     values = Values()
     for number, line in _full_lines(text, values, max_rows):
         try:
-            values.rows.append((number, json.loads(line)))
+            values.rows.append((number, _unicode(json.loads(line), line)))
         except (ValueError, RecursionError) as error:
             values.bad.append((number, f"not valid JSON: {str(error).lower()}; write one object per line"))
     return values
+
+
+def _unicode(value: Any, text: str) -> Any:
+    """Return a value; half of a surrogate pair, which JSON can write and no tokenizer reads, is an error."""
+    if "\\ud" in text.lower():
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"half of a surrogate pair, got {short(error.object[error.start])}") from error
+    return value
 
 
 def _lines(text: str, max_rows: int | None) -> Values:
@@ -176,6 +186,7 @@ def _json_list(text: str, max_rows: int | None) -> Values:
             break
         try:
             value, at = decoder.raw_decode(text, at)
+            _unicode(value, text)
         except (ValueError, RecursionError) as error:
             values.bad.append((line, f"not valid JSON: {str(error).lower()}; what follows was not read"))
             break

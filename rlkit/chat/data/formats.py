@@ -42,11 +42,10 @@ def _messages(row: Object, source: Source) -> list[Row]:
 
 
 def _alpaca(row: Object, source: Source) -> list[Row]:
-    past = [
-        message
-        for at, turn in enumerate(from_json(row.get("history")) or [])
-        for message in _turn(turn, f"history[{at}]")
-    ]
+    history = from_json(row.get("history") or [])
+    if not isinstance(history, list):
+        raise BadRow(f"history: not a list of pairs, got {short(history)}; write [[question, answer], ...]")
+    past = [message for at, turn in enumerate(history) for message in _turn(turn, f"history[{at}]")]
     messages = (*_system(row), *past, user(_instruction(row)))
     answer = [assistant(text_of(row, "output"))] if "output" in row else []
     return [Dialogue((*messages, *answer), source)]

@@ -85,7 +85,8 @@ def _without(held: set[str], source: SourceData) -> SourceData:
 
 def _warned(kind: str, source: SourceData) -> SourceData:
     train = set(map(prompt_key, source.splits["train"]))
-    for split in ("valid", "test"):
+    splits = ("valid",) if source.splits["test"] == source.splits["valid"] else ("valid", "test")
+    for split in splits:
         shared = len(train.intersection(map(prompt_key, source.splits[split])))
         if shared:
             logger.warning("domain.%s: %d prompts of %s are also in train", kind, shared, split)
