@@ -129,6 +129,7 @@ def test_ctrl_c_ends_the_answer_and_ctrl_d_the_conversation(
     assert second.removeprefix("model: ") == first.removeprefix("model: ") * 4, "one token of four"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs pseudo-terminals")
 def test_a_real_terminal_streams_and_survives_ctrl_c(folder: Path) -> None:
     import pty
