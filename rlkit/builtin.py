@@ -19,6 +19,7 @@ from rlkit.config import (
     reward_models,
     rewards,
     rollouts,
+    rules,
     stages,
     verifiers,
     verifiers_code,
@@ -76,6 +77,12 @@ def register_rewards() -> Iterable[Component]:
         Component(rewards.ExactMatchSettings, "rlkit.chat.rewards:exact_match"),
         Component(verifiers_code.CodeSettings, "rlkit.chat.verifiers.code:code"),
         Component(verifiers.MathSettings, "rlkit.chat.verifiers.math_reward:math"),
+        Component(rules.FormatSettings, "rlkit.chat.verifiers.text_form:format_reward"),
+        Component(rules.ChecklistSettings, "rlkit.chat.verifiers.checklist:checklist"),
+        Component(rules.DiversitySettings, "rlkit.chat.verifiers.text_measures:Diversity"),
+        Component(rules.RepetitionSettings, "rlkit.chat.verifiers.text_measures:repetition"),
+        Component(rules.LengthPenaltySettings, "rlkit.chat.verifiers.text_measures:LengthPenalty"),
+        Component(rules.LanguageConsistencySettings, "rlkit.chat.verifiers.text_measures:language_consistency"),
         Component(reward_models.LearnedRewardSettings, "rlkit.reward_models.scorer:learned_reward"),
     ]
 
