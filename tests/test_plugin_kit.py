@@ -18,6 +18,7 @@ import pytest
 from toys import ROOT
 from typer.testing import CliRunner
 
+from rlkit.cli import installed
 from rlkit.cli.main import app
 from rlkit.component import KINDS, Settings
 from rlkit.errors import PluginError
@@ -346,6 +347,10 @@ def test_a_failed_check_is_in_the_table_and_in_the_exit_code(write: Write) -> No
     assert tried.exit_code == 2
     line = next(line for line in tried.output.splitlines() if "fail" in line)
     assert "ProbeSettings.limit: no docstring; put one below the field" in line
+
+
+def test_the_help_names_every_kind() -> None:
+    assert installed.KINDS.split(", ") == list(KINDS)
 
 
 def test_plugins_alone_lists_what_is_installed() -> None:

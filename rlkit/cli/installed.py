@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
-from rlkit.component import KINDS
+KINDS = "stage, algorithm, domain, model, reward, loss_term, data_format, quantizer, rollout, engine, callback"
+"""As in ``rlkit.component``, which would load pydantic before ``--help`` is shown."""
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="What recipes will call it, such as short-answers.")]
-Kind = Annotated[str, typer.Option(metavar="KIND", help=f"One of: {', '.join(KINDS)}.")]
+Kind = Annotated[str, typer.Option(metavar="KIND", help=f"One of: {KINDS}.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the package goes.", show_default="rlkit-NAME")]
 Wanted = Annotated[str, typer.Argument(metavar="PKG", help="A folder with a pyproject.toml, a package, or a module.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -27,16 +28,19 @@ def register(app: typer.Typer) -> None:
 
 
 def plugins(context: typer.Context, as_json: AsJson = False) -> None:
-    """List what is installed; "new" writes a plugin, "check" tries one.
+    """List, write and try plugins.
 
-    Every component that a recipe can name: its kind, its name, and the package and version that provide it.
+    Without a command it lists what is installed: every component that a recipe can name, with its kind, and the package
+    and version that provide it.
     """
     if context.invoked_subcommand is not None:
         return
+    from rlkit import component
     from rlkit.plugins import load_plugins
 
     registry = load_plugins()
-    rows = [(kind, name, *registry.origin(kind, name)) for kind in KINDS for name in registry.components(kind)]
+    kinds = component.KINDS
+    rows = [(kind, name, *registry.origin(kind, name)) for kind in kinds for name in registry.components(kind)]
     _show(("kind", "name", "package", "version"), rows, as_json)
 
 
