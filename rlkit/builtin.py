@@ -77,6 +77,8 @@ def register_rewards() -> Iterable[Component]:
         Component(rewards.ExactMatchSettings, "rlkit.chat.rewards:exact_match"),
         Component(verifiers_code.CodeSettings, "rlkit.chat.verifiers.code:code"),
         Component(verifiers.MathSettings, "rlkit.chat.verifiers.math_reward:math"),
+        Component(verifiers.PythonSettings, "rlkit.chat.verifiers.python_function:python_function"),
+        Component(verifiers.HttpSettings, "rlkit.chat.verifiers.http_reward:HttpReward"),
         Component(rules.FormatSettings, "rlkit.chat.verifiers.text_form:format_reward"),
         Component(rules.ChecklistSettings, "rlkit.chat.verifiers.checklist:checklist"),
         Component(rules.DiversitySettings, "rlkit.chat.verifiers.text_measures:Diversity"),
