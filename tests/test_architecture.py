@@ -230,6 +230,6 @@ def test_commands_in_the_readme_exist():
     verbs = {command.callback.__name__ for command in app.registered_commands} | {g.name for g in app.registered_groups}
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = "\n".join(re.findall(r"^```.*?^```", readme, re.DOTALL | re.MULTILINE))
-    assert set(re.findall(r"^(?:\$ )?rlkit ([a-z]+)", blocks, re.MULTILINE)) <= verbs
+    assert set(re.findall(r"^(?:\$ )?rlkit ([a-z-]+)", blocks, re.MULTILINE)) <= verbs
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)) if blocks else set()
     assert set(re.findall(r"^(?:\$ )?make ([a-z-]+)", blocks, re.MULTILINE)) <= targets
