@@ -51,6 +51,10 @@ class Settings(BaseModel):
         inner = (kind for part in parts if isinstance(part, Settings) for kind in part.produces)
         return tuple(dict.fromkeys((*self.produces, *inner)))
 
+    def files(self) -> tuple[str, ...]:
+        """Return files and folders that a result depends on: where one changes, a finished stage is no longer it."""
+        return ()
+
     def check(self) -> None:
         """Read what the settings name (files, folders) without torch, so that ``rlkit validate`` can report it.
 

@@ -178,7 +178,7 @@ def check_data(recipe: Recipe | Sequence[Settings]) -> None:
         DataError: every problem found, by file and line.
     """
     problems: list[str] = []
-    for settings in _all_settings(recipe):
+    for settings in all_settings(recipe):
         try:
             settings.check()
         except DataError as error:
@@ -189,7 +189,7 @@ def check_data(recipe: Recipe | Sequence[Settings]) -> None:
 
 def data_read(recipe: Recipe) -> list[str]:
     """Return the types of the parts that ``check_data`` reads files for."""
-    return [str(getattr(part, "type", "")) for part in _all_settings(recipe) if _reads(part)]
+    return [str(getattr(part, "type", "")) for part in all_settings(recipe) if _reads(part)]
 
 
 def _reads(part: Settings) -> bool:
@@ -201,10 +201,11 @@ def json_schema(registry: Registry) -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **recipe_model(registry).model_json_schema()}
 
 
-def _all_settings(value: Any) -> Iterator[Settings]:
+def all_settings(value: Any) -> Iterator[Settings]:
+    """Yield settings and all settings inside them."""
     if isinstance(value, Settings):
         yield value
         value = [getattr(value, name) for name in type(value).model_fields]
     entries = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
     for entry in entries:
-        yield from _all_settings(entry)
+        yield from all_settings(entry)

@@ -16,7 +16,7 @@ from rlkit.errors import RunError, did_you_mean
 from rlkit.events import event_manager
 from rlkit.job import Job
 from rlkit.plugins import Registry, load_plugins
-from rlkit.recipe import LoadedRecipe, Recipe, check_data, load_recipe, resolved_yaml
+from rlkit.recipe import LoadedRecipe, Recipe, all_settings, check_data, load_recipe, resolved_yaml
 from rlkit.report.html import write_report
 from rlkit.run_directory import RunDirectory, content_hash, write_atomically
 
@@ -151,16 +151,24 @@ def stage_inputs(recipe: Recipe, registry: Registry, directory: RunDirectory) ->
     )
     result = {}
     for name in names:
-        chain = result[name] = content_hash(chain, name, recipe.stages[name].model_dump(mode="json"))
+        stage = recipe.stages[name]
+        named = [file for settings in all_settings(stage) for path in settings.files() for file in _stamps(Path(path))]
+        chain = content_hash(chain, name, stage.model_dump(mode="json"), *([named] if named else []))
+        result[name] = chain
     return result
 
 
 def _model_files(recipe: Recipe) -> list[tuple[str, int, int]]:
     """Return name, size and time of the files of the recipe's model, and of its tokenizer where that is another."""
     named = (getattr(recipe.model, field, None) for field in ("path", "tokenizer"))
-    folders = [Path(path) for path in named if path and Path(path).is_dir()]
-    files = (file for folder in folders for file in sorted(folder.iterdir()) if file.is_file())
-    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return [stamp for path in named if path and Path(path).is_dir() for stamp in _stamps(Path(path))]
+
+
+def _stamps(path: Path) -> list[tuple[str, int, int]]:
+    """Return name, size and time of a file, or of the files of a folder."""
+    path = path.expanduser()
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
 
 
 def evaluate_run(run_dir: Path, overrides: Sequence[str] = (), name: str | None = None) -> Path:

@@ -18,9 +18,10 @@ from safetensors.torch import load_file
 from toys import tiny_recipe
 
 from rlkit.errors import DataError, RunError
+from rlkit.plugins import load_plugins
 from rlkit.recipe import recipe_from_tree
 from rlkit.recipe_yaml import dump
-from rlkit.run import evaluate_run, run
+from rlkit.run import evaluate_run, run, stage_inputs
 from rlkit.run_directory import RunDirectory
 
 
@@ -105,6 +106,22 @@ def test_a_second_call_skips_finished_stages(finished: Path, capsys: pytest.Capt
 def test_another_recipe_in_the_same_directory_is_refused_by_the_name_of_the_stage(finished: Path) -> None:
     with pytest.raises(RunError, match=r"stage 'grpo' was made with other settings.*--from grpo"):
         run(recipe_from_tree(recipe(kl_coef=0.5)), finished)
+
+
+def test_a_file_that_a_stage_names_is_among_its_inputs(tmp_path: Path) -> None:
+    phrases = tmp_path / "phrases.txt"
+    tree = {
+        "name": "files", "domain": {"type": "chat"},
+        "stages": {"sft": {"algorithm": {"type": "sft"}}, "evaluate": {"type": "evaluate"}},
+    }  # fmt: skip
+    tree["stages"]["evaluate"]["chat"] = {"forbidden_file": str(phrases)}
+    found = []
+    for text in ("no\n", "never\n"):
+        phrases.write_text(text)
+        recipe = recipe_from_tree(tree).recipe
+        found.append(stage_inputs(recipe, load_plugins(), RunDirectory(tmp_path / "run")))
+    assert found[0]["sft"] == found[1]["sft"]
+    assert found[0]["evaluate"] != found[1]["evaluate"]
 
 
 def test_a_wrong_span_or_data_that_cannot_be_read_deletes_nothing(tmp_path: Path) -> None:

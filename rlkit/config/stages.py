@@ -66,6 +66,10 @@ class ChatEvaluationSettings(Settings):
     ability_file: str | None = Field(None, min_length=1)
     """Another such set, JSONL of ``{"prompt", "options", "answer"}``; the answer is an option, or its index from 0."""
 
+    def files(self) -> tuple[str, ...]:
+        """Return the files that are named."""
+        return tuple(path for path in (self.ability_file, self.forbidden_file) if path)
+
     def check(self) -> None:
         """Read the files that are named here.
 
