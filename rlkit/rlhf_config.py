@@ -25,7 +25,10 @@ SFT, REWARD_MODEL, PPO, EVALUATE = "sft", "reward_model", "ppo", "evaluate"
 
 
 class RLHFConfig(Settings):
-    """Settings of a run through SFT, a reward model and PPO; every field has a default."""
+    """Settings of a run through SFT, a reward model and PPO; every field has a default.
+
+    The defaults are for a preset on the generated demo. PPO adapts its KL penalty towards 0.1 nats per token.
+    """
 
     model_name: str | dict[str, Any] = Field("nano", min_length=1)
     """A preset (nano, micro, mini), a folder or hub id of a causal language model, or a recipe's ``model`` mapping,
@@ -37,18 +40,18 @@ class RLHFConfig(Settings):
 
     sft_data_path: str | None = Field(None, min_length=1)
     """Conversations to imitate; none: those of the generated demo."""
-    sft_epochs: float = Field(3.0, gt=0)
+    sft_epochs: float = Field(2.0, gt=0)
     """Passes over the conversations."""
     sft_batch_size: int = Field(32, ge=1)
     """Conversations per update."""
-    sft_lr: float = Field(1e-3, gt=0)
+    sft_lr: float = Field(3e-3, gt=0)
     """Peak learning rate; the default suits a preset, a pretrained model wants about 2e-5."""
 
     reward_data_path: str | None = Field(None, min_length=1)
     """Preferences (prompt, chosen, rejected); none: those of the generated demo."""
-    reward_epochs: float = Field(3.0, gt=0)
+    reward_epochs: float = Field(2.0, gt=0)
     """Passes over the preferences."""
-    reward_lr: float = Field(5e-4, gt=0)
+    reward_lr: float = Field(1e-3, gt=0)
     """Peak learning rate; a pretrained model wants about 1e-5."""
     reward_batch_size: int = Field(32, ge=1)
     """Pairs per update."""
@@ -57,17 +60,17 @@ class RLHFConfig(Settings):
 
     ppo_data_path: str | None = Field(None, min_length=1)
     """Prompts; none: those of the generated demo."""
-    ppo_iterations: int = Field(50, ge=1)
+    ppo_iterations: int = Field(40, ge=1)
     """Rollouts in all."""
-    ppo_lr_policy: float = Field(1e-4, gt=0)
+    ppo_lr_policy: float = Field(3e-4, gt=0)
     """Peak learning rate of the policy; a pretrained model wants about 1e-6."""
-    ppo_lr_value: float = Field(5e-4, gt=0)
+    ppo_lr_value: float = Field(1e-3, gt=0)
     """Peak learning rate of the value model, which is a model of its own and starts from the reward model."""
     ppo_batch_size: int = Field(64, ge=1)
     """Prompts per rollout, one completion each (a recipe's ``rollout_batch_size``)."""
-    ppo_mini_batch_size: int = Field(16, ge=1)
+    ppo_mini_batch_size: int = Field(32, ge=1)
     """Prompts per update (a recipe's ``train.batch_size``)."""
-    ppo_epochs: int = Field(4, ge=1)
+    ppo_epochs: int = Field(2, ge=1)
     """Passes over each rollout."""
 
     max_length: int = Field(256, ge=16)
@@ -174,6 +177,7 @@ class RLHFConfig(Settings):
                 "rollout_batch_size": self.ppo_batch_size,
                 "updates_epochs": self.ppo_epochs,
                 "rewards": [{"type": "model", "stage": REWARD_MODEL}],
+                "kl_controller": {"target": 0.1, "horizon": 1000},
                 "value": {"backbone": "separate", "start_from": REWARD_MODEL, "learning_rate": self.ppo_lr_value},
                 "validate_on": {"select_by": "last"},  # else only looks at the valid split write checkpoints
             },

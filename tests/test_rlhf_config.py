@@ -42,7 +42,7 @@ def settings(folder):
         "tokenizer_path": str(folder / "bytes"),
         "device": "cpu",
         "sft_data_path": write(folder / "talks.jsonl", talks),
-        "sft_epochs": 2.0,
+        "sft_epochs": 3.0,
         "sft_batch_size": 12,
         "sft_lr": 2e-3,
         "reward_data_path": write(folder / "pairs.jsonl", pairs),
@@ -139,7 +139,7 @@ def sft_data_path(done):
 
 
 def sft_epochs(done):
-    assert steps(done, "sft") == 2 * (36 // 12)
+    assert steps(done, "sft") == 3 * (36 // 12)
 
 
 sft_batch_size = sft_epochs
