@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from rlkit.component import Component
 from rlkit.config import (
     algorithms,
+    arithmetic,
     chat,
     domains,
     engines,
@@ -103,6 +104,7 @@ def register_data_formats() -> Iterable[Component]:
         Component(recommendation_data.DemoDataSettings, "rlkit.recsys.data.demo:generate_demo"),
         Component(chat.ChatFilesSettings, "rlkit.chat.data.read:read_files"),
         Component(chat.ChatDemoSettings, "rlkit.chat.data.demo:generate_demo"),
+        Component(arithmetic.ArithmeticSettings, "rlkit.chat.data.arithmetic:generate_arithmetic"),
     ]
 
 

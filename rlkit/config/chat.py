@@ -29,6 +29,8 @@ class ChatFilesSettings(Settings):
         "stack_exchange",
         "feedback",
         "prompts",
+        "gsm8k",
+        "humaneval",
         "self_instruct",
         "text",
     ] = "auto"

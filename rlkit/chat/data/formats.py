@@ -23,6 +23,7 @@ from rlkit.chat.data.messages import (
 )
 from rlkit.chat.data.report import BadRow, short
 from rlkit.chat.data.rows import Dialogue, Messages, Pair, Question, Rated, Row, assistant, user
+from rlkit.chat.data.tasks import is_gsm8k, parse_gsm8k, parse_humaneval
 from rlkit.records import Source
 
 LOOK = 20
@@ -239,7 +240,9 @@ FORMATS = {
     "messages": Format(_messages, _TALK, (("messages",),)),
     "self_instruct": Format(_self_instruct, _TALK, (("instruction", "instances"),)),
     "alpaca": Format(_alpaca, _TALK, (("instruction", "output"), ("instruction",))),
+    "humaneval": Format(parse_humaneval, ("prompts", "demonstrations"), (("prompt", "entry_point", "test"),)),
     "prompt_completion": Format(_prompt_completion, _TALK, (("prompt", "completion"), ("prompt", "response"))),
+    "gsm8k": Format(parse_gsm8k, ("prompts", "demonstrations"), ()),  # known by its answers
     "prompts": Format(_prompts, ("prompts", "demonstrations"), (("prompt",), ("question",), ("turns",))),
     "text": Format(_text, ("prompts",), ()),
 }
@@ -268,6 +271,8 @@ def detect(values: Sequence[Any]) -> Detected | None:
     keys = {key for value in objects for key in value}
     known = ((name, keys_of) for name, one in FORMATS.items() for keys_of in one.known_by)
     found = next((one for one in known if keys.issuperset(one[1])), None)
+    if found and found[0] == "prompts" and is_gsm8k(objects):
+        return Detected("gsm8k", "keys question, answer, and every answer ends in #### number")
     return _by_first_message(found[0], objects, found[1]) if found else None
 
 

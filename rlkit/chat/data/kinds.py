@@ -34,7 +34,7 @@ def _demonstration(row: Row) -> Dialogue:
     if isinstance(row, Question):
         if not row.answer.strip():
             raise BadRow("answer: missing or empty, and a demonstration is its answer; write it, or delete the row")
-        return Dialogue((*row.prompt, assistant(row.answer)), row.source, row.tools)
+        return Dialogue((*row.prompt, assistant(row.solution or row.answer)), row.source, row.tools)
     assert isinstance(row, Dialogue)
     last = max((at for at, one in enumerate(row.messages) if _learned(one)), default=-1)
     if last < 0:

@@ -87,13 +87,17 @@ class Rated:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A prompt, the answer that counts as right (empty: none), and what else its row said."""
+    """A prompt, the answer that counts as right (empty: none), and what else its row said.
+
+    ``solution``: the way to the answer, which a demonstration shows; empty where the answer is all there is.
+    """
 
     prompt: Messages
     answer: str
     source: Source
     context: Mapping[str, Any] = field(default_factory=dict)
     tools: tuple[Mapping[str, Any], ...] = ()
+    solution: str = ""
 
 
 Row = Dialogue | Pair | Rated | Question
