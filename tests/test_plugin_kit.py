@@ -186,6 +186,16 @@ def test_a_reward_that_looks_at_the_place_in_the_group_is_found_out(write: Write
     assert outcomes(folder)["order of a group"] == "skip"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("domain", "outcome"), [("chat", "pass"), ("recommendation", "pass"), ("weather", "skip")])
+def test_a_reward_is_tried_on_the_domain_that_it_is_made_for(domain: str, outcome: str, write: Write) -> None:
+    declared = f'    domains: ClassVar[tuple[str, ...]] = ("{domain}",)\n    max_characters: int'
+    typing = ("from typing import Literal", "from typing import ClassVar, Literal")
+    found = outcomes(write("reward", typing, ("    max_characters: int", declared)))
+    assert (found["runs on a CPU"], found["order of a group"]) == (outcome, outcome)
+    assert found["declarations"] == ("fail" if domain == "weather" else "pass")
+
+
 def test_a_policy_loss_that_looks_at_the_place_in_the_group_is_found_out(write: Write) -> None:
     objective = 'objective = output.logprobs * batch.numbers["advantages"][..., None]'
     uneven = f"{objective} * (1 + output.logprobs.new_tensor(range(batch.mask.shape[1]))[:, None])"

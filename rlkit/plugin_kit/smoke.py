@@ -37,6 +37,8 @@ TRAIN = {
 }
 ENGINE = {"type": "local", "device": "cpu", "threads": 1}
 SHOP = {"type": "recommendation", "template": "compact", "data": {"type": "demo", "users": 60, "items": 48}}
+SAYINGS = {"type": "chat_demo", "conversations": 20, "pairs": 20, "prompts": 20}
+CHAT = {"type": "chat", **dict.fromkeys(("demonstrations", "preferences", "feedback", "prompts"), SAYINGS)}
 SFT = {"algorithm": {"type": "sft"}, "train": TRAIN}
 
 
@@ -62,15 +64,19 @@ def recipe_for(kind: str, settings: type[Settings]) -> tuple[dict[str, Any], Key
     Raises:
         CannotTry: no recipe can be made.
     """
-    part = filled(settings)
-    shop = "recommendation" in settings.domains or getattr(settings, "needs_constraint", False)
-    if settings.domains and not shop:
-        raise CannotTry(
-            f"it is made for the domain {' or '.join(settings.domains)}, of which there is no generated data"
-        )
-    tree, keys = _RECIPES[kind](part, settings, shop)
-    domain = SHOP if shop else {"type": DOMAIN}
+    domain = _domain(settings)
+    tree, keys = _RECIPES[kind](filled(settings), settings, domain is SHOP)
     return {"name": "check", "model": MODEL, "domain": domain, "engine": ENGINE, **tree}, keys
+
+
+def _domain(settings: type[Settings]) -> dict[str, Any]:
+    """Return the domain, with generated data, that a component is tried on."""
+    if "recommendation" in settings.domains or getattr(settings, "needs_constraint", False):
+        return SHOP
+    if settings.domains and "chat" not in settings.domains:
+        made_for = " or ".join(settings.domains)
+        raise CannotTry(f"it is made for the domain {made_for}, of which there is no generated data")
+    return CHAT if settings.domains else {"type": DOMAIN}
 
 
 def filled(settings: type[Settings]) -> dict[str, Any]:
@@ -144,6 +150,12 @@ def _of_quantizer(part: dict[str, Any], settings: type[Settings], shop: bool) ->
     return {"domain": {**SHOP, "semantic_ids": part}, "stages": stages}, ("domain", "semantic_ids")
 
 
+def _of_data_format(part: dict[str, Any], settings: type[Settings], shop: bool) -> tuple[dict[str, Any], Keys]:
+    chat = not shop and bool(settings.domains)
+    domain = {**CHAT, "demonstrations": part} if chat else {**SHOP, "data": part}
+    return {"domain": domain, "stages": {"sft": SFT}}, ("domain", "demonstrations" if chat else "data")
+
+
 _RECIPES: dict[str, Callable[[dict[str, Any], type[Settings], bool], tuple[dict[str, Any], Keys]]] = {
     "stage": lambda part, *_: ({"stages": {"sft": SFT, "tried": part}}, ("stages", "tried")),
     "algorithm": _of_algorithm,
@@ -151,7 +163,7 @@ _RECIPES: dict[str, Callable[[dict[str, Any], type[Settings], bool], tuple[dict[
     "model": lambda part, *_: ({"model": part, "stages": {"sft": SFT}}, ("model",)),
     "reward": _of_reward,
     "loss_term": _of_loss_term,
-    "data_format": lambda part, *_: ({"domain": {**SHOP, "data": part}, "stages": {"sft": SFT}}, ("domain", "data")),
+    "data_format": _of_data_format,
     "quantizer": _of_quantizer,
     "rollout": _of_rollout,
     "engine": lambda part, *_: ({"engine": part, "stages": {"sft": SFT}}, ("engine",)),
