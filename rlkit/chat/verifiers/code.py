@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlkit.chat.verifiers.sandbox.job import Case, Result, Tests
+from rlkit.chat.verifiers.sandbox.job import Case, Checks, Result
 from rlkit.chat.verifiers.sandbox.pool import Sandbox
 from rlkit.config.verifiers_code import CodeSettings
 from rlkit.policy.text_rewards import Outcome, Sample, TextReward
@@ -80,7 +80,7 @@ def code(settings: CodeSettings, domain: Any) -> CodeReward:
     return CodeReward(settings, domain)
 
 
-def tests_of(sample: Sample) -> Tests | None:
+def tests_of(sample: Sample) -> Checks | None:
     """Return the tests of a sample's row; None where it carries none.
 
     Read are ``tests``, ``setup``, ``entry_point``, ``prompt`` and ``cases`` (each with ``input`` and ``output``);
@@ -93,7 +93,7 @@ def tests_of(sample: Sample) -> Tests | None:
         setup = _defined_by(row.get("prompt") or "") if entry else ""
     cases = tuple(Case(str(case["input"]), str(case["output"])) for case in row.get("cases") or ())
     tests = _texts(row.get("tests") or row.get("test_list") or row.get("test") or ())
-    return Tests(tests, _texts(setup), entry, cases) if tests or cases else None
+    return Checks(tests, _texts(setup), entry, cases) if tests or cases else None
 
 
 def _row(sample: Sample) -> Mapping[str, Any]:
@@ -135,10 +135,15 @@ def program_of(sample: Sample) -> str:
     blocks = [body for language, body in FENCE.findall(text) if language.lower() in PYTHON]
     if blocks:
         body = next((body for body in reversed(blocks) if defines.search(body)), blocks[-1])
-        return f"{prompt}\n\n{body}" if prompt and defines.search(body) else prompt + body
+        return _after(prompt, body, whole=bool(defines.search(body)))
     if not prompt:
         return text
     lines = text.split("\n")
     end = next((number for number, line in enumerate(lines) if number and not TOP_LEVEL.match(line)), len(lines))
-    whole = "\n".join(lines[:end])
-    return f"{prompt}\n\n{whole}" if defines.search(whole) else prompt + whole
+    kept = "\n".join(lines[:end])
+    return _after(prompt, kept, whole=bool(defines.search(kept)))
+
+
+def _after(prompt: str, code: str, whole: bool) -> str:
+    """Return code after the prompt; whole functions replace the open one that the prompt ends with."""
+    return f"{_defined_by(prompt)}\n\n{code}" if prompt and whole else prompt + code

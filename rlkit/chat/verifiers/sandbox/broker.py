@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 from rlkit.chat.verifiers.sandbox import plain
 from rlkit.chat.verifiers.sandbox.child import Child, Ended, Misbehaved
 from rlkit.chat.verifiers.sandbox.frames import TooLong
-from rlkit.chat.verifiers.sandbox.job import Case, Kind, Result, Tests
+from rlkit.chat.verifiers.sandbox.job import Case, Checks, Kind, Result
 
 if TYPE_CHECKING:
     from rlkit.chat.verifiers.sandbox.pool import Sandbox
 
 MAX_OUTPUT_BYTES = 1 << 20
 REASON = 200
+LAST_WORDS_SECONDS = 1.0
+"""A process that hung up is given this long to end by itself, so that its status can be told."""
 
 
 class _Stop(Exception):
@@ -34,7 +36,7 @@ class _Stop(Exception):
         self.kind, self.reason = kind, reason
 
 
-def judge(sandbox: Sandbox, code: str, tests: Tests, until_failure: bool) -> Result:
+def judge(sandbox: Sandbox, code: str, tests: Checks, until_failure: bool) -> Result:
     """Run one sample.
 
     Raises:
@@ -69,7 +71,7 @@ def _worst(found: list[tuple[Kind, str]], total: int) -> tuple[Kind, str]:
 
 
 def _functions(
-    sandbox: Sandbox, code: str, tests: Tests, deadline: float, until_failure: bool
+    sandbox: Sandbox, code: str, tests: Checks, deadline: float, until_failure: bool
 ) -> Generator[tuple[Kind, str]]:
     """Yield a verdict for each test of functions.
 
@@ -145,9 +147,11 @@ def _ask(model: Child, call: dict[str, Any], deadline: float) -> dict[str, Any]:
 
 def _how_it_ended(model: Child, driver: Child) -> tuple[Kind, str]:
     """Say who hung up, and why."""
-    code, who = model.end()["code"], "the code"
-    if model.stopped:
-        code, who = driver.end()["code"], "the process of the tests"
+    child, who = (model, "the code") if model.hung_up() else (driver, "the process of the tests")
+    try:
+        code = child.wait(time.monotonic() + LAST_WORDS_SECONDS)["code"]
+    except TimeoutError:
+        return "error", f"{who} closed its channel"
     if code in (-signal.SIGXCPU, -signal.SIGALRM):
         return "timeout", f"{who} used up its processor time"
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
@@ -170,7 +174,7 @@ def _cases(sandbox: Sandbox, code: str, cases: Sequence[Case], deadline: float) 
                 status = program.wait(deadline)["code"]
             except TimeoutError as error:
                 raise _Stop("timeout", f"no end within {sandbox.timeout_seconds:g} s") from error
-            except Ended:
+            except Ended:  # it ended before it read all of its input
                 status, output = program.end()["code"], b""
             except TooLong as error:
                 raise _Stop("unsupported", str(error)) from error

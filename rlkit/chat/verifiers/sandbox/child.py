@@ -112,7 +112,7 @@ class Child:
             poll.register(child.channel, select.POLLIN)
         ready = dict(poll.poll(_left(deadline) * 1000))
         if silent and silent.channel.fileno() in ready:
-            if silent._hung_up():
+            if silent.hung_up():
                 raise Ended
             raise Misbehaved("answers a call that was never made")
         if self.channel.fileno() not in ready:
@@ -125,16 +125,15 @@ class Child:
             raise Ended
         self._unread += part
 
-    def _hung_up(self) -> bool:
+    def hung_up(self) -> bool:
+        """Tell whether the process has closed its channel; asked where something can be read."""
+        self.channel.settimeout(0)
         try:
             return not self.channel.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
         except ConnectionResetError:
             return True
-
-    @property
-    def stopped(self) -> bool:
-        """Whether it was still running when it was told to end."""
-        return self.end()["stopped"]
 
     def wait(self, deadline: float) -> dict[str, Any]:
         """Wait for the child's own end and return its warden's report: ``stopped``, ``code``, ``memory_mb``.

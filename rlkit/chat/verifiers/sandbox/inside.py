@@ -35,8 +35,8 @@ def answer(channel: int) -> int:
 def _reply(channel: int, call: dict[str, Any], names: dict[str, Any]) -> None:
     try:
         frames.write(channel, {"id": call["id"], **_result(call, names)})
-    except frames.TooLong as error:
-        frames.write(channel, {"id": call["id"], "unsupported": str(error)})
+    except (frames.TooLong, MemoryError) as error:
+        frames.write(channel, {"id": call["id"], "unsupported": str(error) or "a value larger than its memory"})
 
 
 def _result(call: dict[str, Any], names: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
-class Tests:
+class Checks:
     """The tests of one task; of ``tests`` and ``cases`` one is given.
 
     Args:

@@ -20,7 +20,7 @@ from typing import Any
 
 from rlkit.chat.verifiers.sandbox import broker, isolation
 from rlkit.chat.verifiers.sandbox.child import Child
-from rlkit.chat.verifiers.sandbox.job import Result, Tests
+from rlkit.chat.verifiers.sandbox.job import Checks, Result
 from rlkit.errors import TrainingError
 
 START_SECONDS = 30.0
@@ -55,7 +55,7 @@ class Sandbox:
         self._zygote: Zygote | None = None
         self._starting = threading.Lock()
 
-    def run(self, jobs: Sequence[tuple[str, Tests]], until_failure: bool = True) -> list[Result]:
+    def run(self, jobs: Sequence[tuple[str, Checks]], until_failure: bool = True) -> list[Result]:
         """Run code against its tests.
 
         Args:
