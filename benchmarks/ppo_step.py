@@ -1,9 +1,13 @@
 """A whole PPO step, rollout + reward + reference + values + updates, beside ``PPOTrainer`` of trl 1.12, the last one.
 
-Both train the same Qwen2 model with a separate value model, score with the same kind of reward model and keep a
-reference: 64 completions of C=32 tokens to prompts of P=100 tokens per step, of one prompt each or of groups of G, four
-epochs of one mini-batch in micro-batches of 16, AdamW, float32. The end token is one that the models cannot say, so all
-completions have C tokens on both sides. TRL has no shared backbone; rlkit's is a row of its own, beside the same TRL.
+Both train the same Qwen2 model with a separate value model, score with the same reward model and keep a reference: 16
+completions of C=32 tokens to prompts of P=100 tokens per step, one per prompt or groups of G, four epochs of one
+mini-batch in micro-batches of 8, AdamW, float32. The end token is one that the models cannot say, so all completions
+have C tokens on both sides. TRL has no shared backbone; rlkit's is a row of its own, beside the same TRL.
+
+Where the time goes is the model's shape. With one completion per prompt both do the same work but for the output head,
+which rlkit runs on completions only: next to nothing with 1,286 tokens, most of the work with 50,304 (pythia-14m's
+width, layers and vocabulary). With groups the prompt is computed once.
 
 trl 1.12 cannot be imported beside the installed trl, so it runs in a process of its own, out of the folder that
 ``RLKIT_TRL_WITH_PPO`` names (``pip download --no-deps trl==1.12.0``, unpacked). The two take turns, one thread each; a
@@ -23,6 +27,7 @@ import sys
 import tempfile
 import time
 import warnings
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -43,11 +48,10 @@ from transformers.utils import logging as transformers_logging
 from rlkit.models.tokenizer import byte_tokenizer
 
 PEER = "RLKIT_TRL_WITH_PPO"
-COMPLETIONS, P, C, MICRO, EPOCHS = 64, 100, 32, 16, 4
-STEPS, SKIPPED = 6, 2
-TOKENS = 1_024  # beside the byte tokenizer's own
-SIZES = {"0.8M": (128, 3), "4M": (256, 4)}  # hidden size, layers; feed-forward 4 x hidden
-ROWS = (("separate", 1, 1.5), ("separate", 4, None), ("shared", 1, None))  # value, G, target
+COMPLETIONS, P, C, MICRO, EPOCHS = 16, 100, 32, 8, 4
+STEPS, SKIPPED = 3, 1
+SHAPES = {"0.8M": (128, 3, 1_286), "pythia-14m": (128, 6, 50_304)}  # hidden size, layers, vocabulary
+ROWS = (("separate", 1, 1.5), ("separate", 4, 1.5), ("shared", 1, None))  # value, G, target
 KL_COEF, LEARNING_RATE = 0.05, 1e-5
 
 
@@ -66,23 +70,24 @@ class Clock(TrainerCallback):
         return float(np.median(np.diff(self.ends[:: self.updates])[SKIPPED:]))
 
 
-def build_tokenizer() -> tuple[Any, int, list[str]]:
-    """Return a tokenizer, how many tokens the models know, and tokens to make prompts of."""
+@cache
+def build_tokenizer(vocabulary: int) -> tuple[Any, list[str]]:
+    """Return a tokenizer whose end token is the first id that the models do not have, and tokens for prompts."""
     tokenizer = byte_tokenizer()
-    tokens = [f"<t_{index}>" for index in range(TOKENS)]
+    tokens = [f"<t_{index}>" for index in range(vocabulary - len(tokenizer))]
     tokenizer.add_tokens(tokens)
-    known = len(tokenizer)
     tokenizer.add_special_tokens({"eos_token": "<never>", "pad_token": "<never>"})
+    assert tokenizer.eos_token_id == tokenizer.pad_token_id == vocabulary
     tokenizer.padding_side = "left"
-    return tokenizer, known, tokens
+    return tokenizer, tokens[:1_024]
 
 
-def build_model(kind: Any, size: str, known: int) -> Any:
-    hidden, layers = SIZES[size]
+def build_model(kind: Any, shape: str) -> Any:
+    hidden, layers, vocabulary = SHAPES[shape]
     torch.manual_seed(0)
     heads = hidden // 64
     config = Qwen2Config(
-        vocab_size=known, hidden_size=hidden, intermediate_size=4 * hidden, num_hidden_layers=layers,
+        vocab_size=vocabulary, hidden_size=hidden, intermediate_size=4 * hidden, num_hidden_layers=layers,
         num_attention_heads=heads, num_key_value_heads=heads, tie_word_embeddings=True, num_labels=1,
         bos_token_id=None, eos_token_id=None, pad_token_id=None,
     )  # fmt: skip
@@ -105,7 +110,7 @@ def arguments_of(folder: str) -> dict[str, Any]:
 # ---- rlkit
 
 
-def rlkit_step(size: str, group_size: int, backbone: str) -> float:
+def rlkit_step(shape: str, group_size: int, backbone: str) -> float:
     """Return the seconds of a step of rlkit's trainer."""
     from rlkit.algorithms.ppo import PPO
     from rlkit.config.ppo import PPOSettings
@@ -121,13 +126,13 @@ def rlkit_step(size: str, group_size: int, backbone: str) -> float:
     from rlkit.policy.value import ValueHead, ValueModel
     from rlkit.records import Prompt, Source
 
-    tokenizer, known, tokens = build_tokenizer()
+    tokenizer, tokens = build_tokenizer(SHAPES[shape][2])
     prompts = [Prompt(str(i), text, "", Source("benchmark")) for i, text in enumerate(prompts_of(tokens, 256))]
     rollout = SampleSettings(max_completion_tokens=C)
     settings = PPOSettings(
         rewards=(ItemMatchSettings(),), rollout=rollout, group_size=group_size, updates_epochs=EPOCHS, kl_coef=KL_COEF
     )
-    scorer = build_model(Qwen2ForSequenceClassification, size, known).eval()
+    scorer = build_model(Qwen2ForSequenceClassification, shape).eval()
     groups, chunk = COMPLETIONS // group_size, MICRO // group_size
     domain = SimpleNamespace(constraint=None, normalization="vocabulary")
     collector = Collector(
@@ -136,14 +141,14 @@ def rlkit_step(size: str, group_size: int, backbone: str) -> float:
         tokenizer=tokenizer, valid=prompts[:1], seed=0, chunk=chunk, domain=domain, stream=PromptStream(prompts, 0),
         device="cpu",
     )  # fmt: skip
-    value: Any = ValueHead(SIZES[size][0])
+    value: Any = ValueHead(SHAPES[shape][0])
     if backbone == "separate":
-        value = ValueModel(build_model(Qwen2ForSequenceClassification, size, known))
+        value = ValueModel(build_model(Qwen2ForSequenceClassification, shape))
     clock = Clock(EPOCHS)
     with tempfile.TemporaryDirectory() as folder:
         more = {"per_device_train_batch_size": chunk, "gradient_accumulation_steps": COMPLETIONS // MICRO}
         trainer = PolicyTrainer(
-            PolicyModel(build_model(Qwen2ForCausalLM, size, known), None, "vocabulary", 1.0, "auto", value),
+            PolicyModel(build_model(Qwen2ForCausalLM, shape), None, "vocabulary", 1.0, "auto", value),
             TrainingArguments(
                 **arguments_of(folder) | more, max_steps=STEPS * EPOCHS, eval_strategy="no", remove_unused_columns=False
             ),
@@ -170,14 +175,14 @@ def scores(scorer: Any, rollouts: Any) -> torch.Tensor:
 # ---- trl 1.12, in a process of its own
 
 
-def trl_step(size: str, group_size: int) -> float:
+def trl_step(shape: str, group_size: int) -> float:
     """Return the seconds of a step of TRL's trainer."""
     from datasets import Dataset
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
-    tokenizer, known, tokens = build_tokenizer()
+    tokenizer, tokens = build_tokenizer(SHAPES[shape][2])
     texts = [text for text in prompts_of(tokens, 256) for _ in range(group_size)]
-    value, reward = (build_model(Qwen2ForSequenceClassification, size, known) for _ in range(2))
+    value, reward = (build_model(Qwen2ForSequenceClassification, shape) for _ in range(2))
     clock = Clock(1)
     with tempfile.TemporaryDirectory() as folder:
         config = PPOConfig(
@@ -186,8 +191,8 @@ def trl_step(size: str, group_size: int) -> float:
             kl_coef=KL_COEF, num_sample_generations=0,
         )  # fmt: skip
         trainer = PPOTrainer(
-            args=config, processing_class=tokenizer, model=build_model(Qwen2ForCausalLM, size, known),
-            ref_model=build_model(Qwen2ForCausalLM, size, known), reward_model=reward, value_model=value,
+            args=config, processing_class=tokenizer, model=build_model(Qwen2ForCausalLM, shape),
+            ref_model=build_model(Qwen2ForCausalLM, shape), reward_model=reward, value_model=value,
             train_dataset=Dataset.from_dict({"input_ids": tokenizer(texts)["input_ids"]}), callbacks=[clock],
         )  # fmt: skip
         trainer.remove_callback(PrinterCallback)
@@ -236,14 +241,15 @@ class Peer:
         return json.loads(line)
 
 
-def measure(peer: Peer, size: str, turns: int, row: tuple[str, int, float | None]) -> dict[str, Any]:
+def measure(peer: Peer, shape: str, turns: int, row: tuple[str, int, float | None]) -> dict[str, Any]:
     backbone, group_size, target = row
     pairs = [
-        (peer.seconds(size=size, group_size=group_size), rlkit_step(size, group_size, backbone)) for _ in range(turns)
+        (peer.seconds(shape=shape, group_size=group_size), rlkit_step(shape, group_size, backbone))
+        for _ in range(turns)
     ]
     theirs, ours = (statistics.median(column) for column in zip(*pairs))
     name = (
-        f"PPO step, {size} parameters, {backbone} value, {COMPLETIONS} completions, G={group_size}, P={P}, C={C}: "
+        f"PPO step, {shape}, {backbone} value, {COMPLETIONS} completions, G={group_size}, P={P}, C={C}: "
         f"TRL {theirs:.3f} s / rlkit {ours:.3f} s"
     )
     where = conditions(("torch", "transformers"), torch.get_num_threads())
@@ -253,7 +259,7 @@ def measure(peer: Peer, size: str, turns: int, row: tuple[str, int, float | None
 
 def main() -> None:
     parser = argument_parser(__file__, __doc__)
-    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--serve", action="store_true", help="be the process that has trl 1.12")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -268,9 +274,9 @@ def main() -> None:
         return
     peer = Peer(folder)
     rows = []
-    for size in SIZES:
+    for shape in SHAPES:
         for row in ROWS:
-            rows.append(measure(peer, size, arguments.turns, row))
+            rows.append(measure(peer, shape, arguments.turns, row))
             figure = rows[-1]
             low, high = figure["spread"]
             print(f"{figure['name']}: {figure['measured']:.2f}x ({low:.2f} to {high:.2f})", flush=True)
