@@ -109,7 +109,13 @@ def _is_same(wanted: Wanted, text: str, settings: MathSettings) -> bool:
         return not undone and same_value(wanted.value, value, settings.tolerance)
     if _is_no_formula(text) or (settings.worked_out and wanted.value is not None and _UNDONE.search(text)):
         return False
-    return worker(os.getpid()).same(wanted.text, text, settings.formula_seconds)
+    return _same_formula(wanted.text, text, settings.formula_seconds)
+
+
+@lru_cache(maxsize=16_384)
+def _same_formula(wanted: str, got: str, seconds: float) -> bool:
+    """Ask once for each pair: a group often gives the same answer many times."""
+    return worker(os.getpid()).same(wanted, got, seconds)
 
 
 def _normal(text: str) -> str:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
-from functools import cache
+from functools import cache, lru_cache
 from selectors import EVENT_READ, DefaultSelector
 from typing import IO, Any
 
@@ -193,7 +193,9 @@ def _same(wanted: str, got: str) -> bool:
         return False
 
 
+@lru_cache(maxsize=256)
 def _parsed(text: str) -> list[Any]:
+    """Parse a formula; the right answer of a group comes many times."""
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
 
     kinds = (LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig())
