@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from rlkit.component import Settings, Slot
 
@@ -94,6 +94,19 @@ class PolicySettings(Settings):
     """The look at the valid split."""
     samples_per_log: int = Field(4, ge=0)
     """How many rollouts are written to samples.jsonl at each log."""
+
+    @field_validator("rewards")
+    @classmethod
+    def _rewards_add_up(cls, rewards: tuple[Settings, ...]) -> tuple[Settings, ...]:
+        """Refuse weights that turn the reward round, or leave nothing of it."""
+        added = [float(getattr(reward, "weight", 1.0)) for reward in rewards if not getattr(reward, "gate", False)]
+        if not added:
+            raise ValueError("every part is a gate, and gates multiply what other parts add up to; add one without")
+        if sum(added) < 0 or not any(added):
+            raise ValueError(
+                f"the weights add up to {sum(added):g}, got {added}; give what you want more of a weight above 0"
+            )
+        return rewards
 
 
 class GRPOSettings(PolicySettings):

@@ -29,7 +29,7 @@ from rlkit.errors import RecipeError
 from rlkit.policy.group_batch import GroupBatch
 from rlkit.policy.rollouts import Rollouts
 from rlkit.policy.text_rewards import Sample, TextReward
-from rlkit.recipe import load_recipe
+from rlkit.recipe import load_recipe, recipe_from_tree
 from rlkit.records import Prompt, Source
 
 
@@ -310,6 +310,23 @@ def test_a_recipe_is_refused_with_the_place_of_each_wrong_rule(tmp_path: Path) -
         ("13", f"{rewards}.1.parts.safety.weight"),
         ("15", f"{rewards}.1.parts.length.length.bands"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("rewards", "problem"),
+    [
+        ([{"type": "exact_match", "weight": -1}, {"type": "repetition", "weight": 0.5}], "the weights add up to -0.5"),
+        ([{"type": "exact_match", "weight": 0}], "the weights add up to 0"),
+        ([{"type": "exact_match", "gate": True}], "every part is a gate"),
+    ],
+)
+def test_weights_that_turn_the_reward_round_are_refused(rewards: list[dict[str, Any]], problem: str) -> None:
+    algorithm = {"type": "grpo", "rollout": {"type": "sample"}, "rewards": rewards}
+    tree = {"name": "x", "domain": {"type": "chat"}, "stages": {"grpo": {"algorithm": algorithm}}}
+    with pytest.raises(RecipeError, match=rf"stages\.grpo\.algorithm\.rewards: {problem}"):
+        recipe_from_tree(tree)
+    rewards.append({"type": "math", "weight": 2})
+    recipe_from_tree(tree)
 
 
 # ---- diversity, repetition, length
