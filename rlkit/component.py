@@ -62,6 +62,13 @@ class Settings(BaseModel):
             DataError: every problem found, by file and line.
         """
 
+    def check_online(self) -> None:
+        """Connect to the servers that the settings name, for ``rlkit validate --online``.
+
+        Raises:
+            DataError: one cannot be reached.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class Slot:

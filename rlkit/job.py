@@ -138,7 +138,10 @@ class Job:
         Args:
             path: a stage's model; None: the one that this stage starts from.
         """
-        path = path or self.start_model()
+        return self.load_model_at(path or self.start_model())
+
+    def load_model_at(self, path: Path | None) -> LoadedModel:
+        """Do what ``load_model`` does, at a path; None: the recipe's model, whatever stages have trained."""
         self.domain.prepare(path)
         target = self.registry.get("model", self.model.type).load()
         loaded = target(self.model, path=path, new_tokens=self.domain.new_tokens, seed=self.seed)

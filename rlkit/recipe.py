@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema
 from rlkit.component import Settings, Slot
 from rlkit.config.engines import LocalSettings
 from rlkit.config.models import CausalLMSettings
+from rlkit.config.monitor import MonitorSettings
 from rlkit.errors import DataError, RecipeError
 from rlkit.plugins import Registry, load_plugins
 from rlkit.recipe_checks import cross_checks
@@ -62,6 +63,8 @@ class Recipe(Settings):
     """Where training runs."""
     callbacks: tuple[Annotated[Settings, Slot("callback")], ...] = ()
     """What is told of rollouts, steps and checkpoints."""
+    monitor: MonitorSettings | None = MonitorSettings()
+    """What counts as sick while a policy trains, and what is done about it; null: nobody looks."""
 
 
 @dataclass(frozen=True)
@@ -177,10 +180,23 @@ def check_data(recipe: Recipe | Sequence[Settings]) -> None:
     Raises:
         DataError: every problem found, by file and line.
     """
+    _all_checks(settings.check for settings in all_settings(recipe))
+
+
+def check_online(recipe: Recipe) -> None:
+    """Connect to the servers that a recipe names, as ``Settings.check_online`` of each part does.
+
+    Raises:
+        DataError: every server that cannot be reached.
+    """
+    _all_checks(settings.check_online for settings in all_settings(recipe))
+
+
+def _all_checks(checks: Iterable[Callable[[], None]]) -> None:
     problems: list[str] = []
-    for settings in all_settings(recipe):
+    for check in checks:
         try:
-            settings.check()
+            check()
         except DataError as error:
             problems += error.problems
     if problems:

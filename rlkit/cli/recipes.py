@@ -78,12 +78,15 @@ def validate(
     recipe: RecipeFile,
     overrides: Overrides = None,
     no_data: Annotated[bool, typer.Option("--no-data", help="Do not read the data files.")] = False,
+    cases: Annotated[bool, typer.Option("--cases", help="Score the golden cases of rewards, too.")] = False,
+    online: Annotated[bool, typer.Option("--online", help="Connect to the servers that rewards name, too.")] = False,
 ) -> None:
     """Check a recipe and its data files.
 
-    Every problem is listed with file, line and column; the exit code is 2 if there is any. Imports no torch.
+    Every problem is listed with file, line and column; the exit code is 2 if there is any. Imports no torch, except
+    for --cases.
     """
-    from rlkit.recipe import check_data, data_read, load_recipe
+    from rlkit.recipe import check_data, check_online, data_read, load_recipe
 
     loaded = load_recipe(recipe, overrides or ())
     stages = ", ".join(loaded.recipe.stages)
@@ -92,8 +95,30 @@ def validate(
         typer.echo("data: not read (--no-data)")
         return
     check_data(loaded.recipe)
+    if online:
+        check_online(loaded.recipe)
     read = ", ".join(data_read(loaded.recipe))
     typer.echo(f"data: read without a problem: {read}" if read else "data: the recipe names no files to read")
+    if cases:
+        _check_cases(loaded)
+
+
+def _check_cases(loaded: LoadedRecipe) -> None:
+    """Score golden cases, and say which rewards had to be left out.
+
+    Raises:
+        RecipeError: every case with another score than it should have.
+    """
+    from rlkit.errors import RecipeError
+    from rlkit.reward_lab.cases import check_cases
+    from rlkit.run_directory import RunDirectory
+
+    report = check_cases(loaded.recipe, RunDirectory(Path("runs") / loaded.recipe.name))
+    for part in report.skipped:
+        typer.echo(f"cases: skipped {part.name}: {part.reason}")
+    if report.problems:
+        raise RecipeError(*(f"{loaded.source}: {problem}" for problem in report.problems))
+    typer.echo(f"cases: {report.checked} scored as they should")
 
 
 def schema() -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from rlkit.cli import reward_lab
+
 if TYPE_CHECKING:
     from rlkit.component import Settings
 
@@ -18,9 +20,15 @@ Overrides = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the verbs below ``rewards``."""
-    group = typer.Typer(help="List rewards, and score rows with them.", rich_markup_mode=None, no_args_is_help=True)
+    group = typer.Typer(
+        help="List, try and apply rewards.",
+        rich_markup_mode=None,
+        no_args_is_help=True,
+    )
     group.command(name="list")(list_rewards)
     group.command()(score)
+    group.command(name="try")(reward_lab.try_recipe)
+    group.command()(reward_lab.replay)
     app.add_typer(group, name="rewards")
 
 
@@ -47,9 +55,9 @@ def score(
 ) -> None:
     """Score completions with a reward, such as a trained model: ``rewards score model --data F --out F model=DIR``.
 
-    A row {"prompt", "completion"} gains "score", a row {"prompt", "chosen", "rejected"} gains "chosen_score" and
-    "rejected_score". A prompt is the text of a user, or a list of messages; the reward model's chat template renders
-    it, unless --rendered says that it is rendered already.
+    A row {"prompt", "completion"} gains "score", "parts", "error" and "ms"; {"prompt", "chosen", "rejected"} gains
+    "chosen_score" and "rejected_score". What cannot be scored says why in "error". A prompt is the text of a user, or
+    a list of messages; the reward model's chat template renders it, unless --rendered says that it is rendered already.
     """
     settings = reward_settings(reward, overrides or [])
     _refuse(settings, data, out)
@@ -124,9 +132,12 @@ def _scorer(settings: Any, rows: int, device: str) -> Any:
     from rlkit.engines.local import resolve_device
     from rlkit.errors import PluginError
     from rlkit.plugins import load_plugins
+    from rlkit.policy.supervised import SupervisedReward
 
+    if settings.supervised:
+        return SupervisedReward(settings, None)
     found = load_plugins().get("reward", settings.type).load()(settings, None)
-    if not callable(getattr(found, "score", None)):
+    if not callable(getattr(found, "judge", None)):
         raise PluginError(
             f"reward {settings.type}: scores rollouts, not rows; build it with rlkit.policy.text_rewards.TextReward"
         )

@@ -2,11 +2,44 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from rlkit.component import Settings
+
+
+class RewardCase(Settings):
+    """A golden case: a completion whose score is known, checked by ``rlkit validate --cases``."""
+
+    completion: str
+    """What is scored."""
+    prompt: str = ""
+    """The prompt before it."""
+    answer: str = ""
+    """The answer that counts as right."""
+    context: dict[str, Any] | None = None
+    """What else the prompt's row holds, such as tests."""
+    truncated: bool = False
+    """Whether it was cut off before its end."""
+    score: float | None = None
+    """The score, to a thousandth."""
+    at_least: float | None = None
+    """The least score."""
+    at_most: float | None = None
+    """The most."""
+
+    @model_validator(mode="after")
+    def _expects_something(self) -> RewardCase:
+        if self.score is None and self.at_least is None and self.at_most is None:
+            raise ValueError("expects nothing; write score, at_least or at_most")
+        return self
+
+    def wrong(self, found: float) -> bool:
+        """Return whether a score is not what is expected; NaN never is."""
+        exact = self.score is None or abs(found - self.score) <= 1e-3
+        low, high = self.at_least is None or found >= self.at_least, self.at_most is None or found <= self.at_most
+        return not (exact and low and high)
 
 
 class RewardSettings(Settings):
@@ -28,6 +61,8 @@ class RewardSettings(Settings):
     ends the run."""
     workers: int = Field(1, ge=1, le=64)
     """Processes of a supervised reward; others ignore it."""
+    cases: tuple[RewardCase, ...] = ()
+    """Completions whose score is known, for ``rlkit validate --cases``."""
 
     @field_validator("clip")
     @classmethod

@@ -69,6 +69,9 @@ class Worker:
         self.close()
         return [Outcome(math.nan, why, took)] * len(samples)
 
+    def __del__(self) -> None:
+        self.close()
+
     def _start(self) -> None:
         if self.process is not None and self.process.poll() is None:
             return

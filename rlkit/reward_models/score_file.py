@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -114,22 +115,27 @@ def score_rows(reward: Any, rows: Sequence[dict[str, Any]], rendered: bool = Fal
     """Return the rows with their scores.
 
     Args:
-        reward: has ``score(samples)``; where it has ``render(messages)`` too, that makes the prompts.
+        reward: has ``judge(samples)``; where it has ``render(messages)`` too, that makes the prompts.
         rows: as read.
         rendered: prompts are rendered already.
 
     Raises:
-        TrainingError: the reward gives another number of scores, or one that is not finite.
+        TrainingError: the reward gives another number of scores, or an infinite one.
     """
     todo = parts(rows, None if rendered else getattr(reward, "render", None))
-    scores = [float(score) for score in reward.score([part.sample for part in todo])]
-    if len(scores) != len(todo):
-        raise TrainingError(f"reward: {len(scores)} scores for {len(todo)} completions; look at the reward's code")
+    outcomes = reward.judge([part.sample for part in todo])
+    if len(outcomes) != len(todo):
+        raise TrainingError(f"reward: {len(outcomes)} scores for {len(todo)} completions; look at the reward's code")
     result = [dict(row) for row in rows]
-    for part, score in zip(todo, scores):
-        if score - score != 0:  # NaN or infinite
-            raise TrainingError(f"reward: row {part.row + 1} has a score of {score}; look at the reward's code")
-        result[part.row][part.field] = score
+    for part, outcome in zip(todo, outcomes):
+        if math.isinf(outcome.score):
+            raise TrainingError(f"reward: row {part.row + 1} has a score of {outcome.score}; look at the reward's code")
+        result[part.row][part.field] = None if math.isnan(outcome.score) else outcome.score
+        if part.field == "score":
+            more = {"parts": dict(outcome.parts), "error": outcome.error, "ms": round(outcome.milliseconds, 3)}
+            result[part.row] |= more
+        elif outcome.error:
+            result[part.row]["error"] = outcome.error
     return result
 
 
@@ -152,11 +158,15 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 def summary(rows: Sequence[dict[str, Any]]) -> str:
     """Return a line about scored rows: how often the chosen one has more, or the mean."""
     pairs = [(row["chosen_score"], row["rejected_score"]) for row in rows if "completion" not in row]
-    singles = [row["score"] for row in rows if "completion" in row]
+    pairs = [pair for pair in pairs if None not in pair]
+    singles = [row["score"] for row in rows if "completion" in row and row["score"] is not None]
+    lost = sum(bool(row.get("error")) for row in rows)
     said = []
     if pairs:
         right = sum((chosen > rejected) + (chosen == rejected) / 2 for chosen, rejected in pairs)
         said.append(f"{len(pairs)} pairs, the chosen one has more in {right / len(pairs):.1%}")
     if singles:
         said.append(f"{len(singles)} completions, mean score {sum(singles) / len(singles):.4g}")
+    if lost:
+        said.append(f"{lost} without a score, which say why in error")
     return "; ".join(said)

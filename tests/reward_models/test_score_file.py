@@ -59,7 +59,8 @@ def test_completions_and_pairs_gain_scores_and_keep_their_other_fields(rlkit_, t
     found = [json.loads(line) for line in (tmp_path / "there" / "out.jsonl").read_text().splitlines()]
     user, both = "<|user|>hello<|assistant|>", "<|system|>be kind<|user|>hello<|assistant|>"
     expected = scores_of(folder, Sample(user, "thanks"), Sample(both, "gladly"), Sample(both, "no"))
-    assert found[0] == {**rows[0], "score": pytest.approx(expected[0])}
+    assert found[0].pop("ms") > 0
+    assert found[0] == {**rows[0], "score": pytest.approx(expected[0]), "parts": {}, "error": ""}
     assert found[1] == {
         **rows[1],
         "chosen_score": pytest.approx(expected[1]),
@@ -161,8 +162,10 @@ def test_scores_that_are_missing_or_no_numbers_are_refused() -> None:
     rows = [{"prompt": "a", "completion": "b"}] * 2
     with pytest.raises(TrainingError, match="1 scores for 2 completions"):
         score_rows(TextReward(lambda samples: [1.0], None), rows)
-    with pytest.raises(TrainingError, match="row 2 has a score of nan"):
-        score_rows(TextReward(lambda samples: [1.0, float("nan")], None), rows)
+    with pytest.raises(TrainingError, match="row 2 has a score of inf"):
+        score_rows(TextReward(lambda samples: [1.0, float("inf")], None), rows)
+    found = score_rows(TextReward(lambda samples: [1.0, float("nan")], None), rows)
+    assert [(row["score"], row["error"]) for row in found] == [(1.0, ""), (None, "the reward gave no score")]
 
 
 def test_rewards_are_listed_with_their_domains(rlkit_) -> None:

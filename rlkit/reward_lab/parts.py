@@ -1,0 +1,78 @@
+"""The rewards of a recipe, stage by stage, as far as they can be loaded before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlkit.job import Job
+from rlkit.policy.rewarder import WeightedReward, weighted
+from rlkit.policy.supervised import SupervisedReward
+from rlkit.policy.text_rewards import TextReward
+from rlkit.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A reward that cannot be tried yet.
+
+    Args:
+        name: of the part.
+        reason: why.
+    """
+
+    name: str
+    reason: str
+
+
+def rewarded_stages(recipe: Recipe) -> Iterator[tuple[str, Sequence[Any]]]:
+    """Yield the stages that learn from rewards, with the settings of these."""
+    for name, stage in recipe.stages.items():
+        rewards = getattr(getattr(stage, "algorithm", None), "rewards", None)
+        if rewards:
+            yield name, rewards
+
+
+def load_parts(job: Job, rewards: Sequence[Any]) -> tuple[list[WeightedReward], list[Skipped]]:
+    """Load rewards, supervised where they are in a run; those whose model is not trained yet are named instead.
+
+    Args:
+        job: the stage that they belong to.
+        rewards: their settings.
+    """
+    skipped: list[Skipped] = []
+    ready = []
+    for settings in rewards:
+        if reason := _not_ready(job, settings):
+            skipped.append(Skipped(settings.type, reason))
+        else:
+            ready.append(settings)
+    return weighted(ready, lambda settings: _load(job, settings)), skipped
+
+
+def _load(job: Job, settings: Any) -> Any:
+    return SupervisedReward(settings, job.domain) if settings.supervised else job.load_reward(settings)
+
+
+def _not_ready(job: Job, settings: Any) -> str:
+    """Return why a reward that needs a model has none; empty where it has, or needs none."""
+    kind = getattr(settings, "needs_artefact", None)
+    if kind is None or getattr(settings, "path", None) or getattr(settings, "paths", ()):
+        return ""
+    stages = [settings.stage] if getattr(settings, "stage", None) else job.trained_stages(kind)
+    if stages and (job.run.stage(stages[-1]) / "model").is_dir():
+        return ""
+    return f"needs the {kind} of {stages[-1] if stages else 'an earlier stage'}, which is not trained yet"
+
+
+def reads_text(part: WeightedReward) -> bool:
+    """Return whether a part scores text, and so more than rollouts."""
+    return isinstance(part.score, TextReward)
+
+
+def close(parts: Sequence[WeightedReward]) -> None:
+    """End the workers of supervised parts."""
+    for part in parts:
+        if isinstance(part.score, SupervisedReward):
+            part.score.close()

@@ -1,0 +1,249 @@
+"""Try a recipe's rewards on reference answers, on samples of the model, and on hostile answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from rlkit.errors import RecipeError, RunError
+from rlkit.job import Job
+from rlkit.models.load import LoadedModel
+from rlkit.ops.advantages import zero_signal
+from rlkit.plugins import load_plugins
+from rlkit.policy.rewarder import Rewarder, WeightedReward
+from rlkit.policy.rollouts import Rollouts, concat, generator_for
+from rlkit.policy.sampler import RolloutRequest
+from rlkit.policy.text_rewards import Outcome, Sample, samples
+from rlkit.progress import StageProgress
+from rlkit.recipe import Recipe
+from rlkit.records import Prompt
+from rlkit.reward_lab.hostile import hostile_answers, keywords_of
+from rlkit.reward_lab.parts import Skipped, close, load_parts, reads_text, rewarded_stages
+from rlkit.run_directory import RunDirectory
+
+CHUNK = 32
+"""Prompts that are completed together."""
+BEATEN_SHARE = 0.05
+"""A kind of hostile answer is warned of where it beats the honest ones of its prompt this often."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One completion with what every part said.
+
+    Args:
+        kind: reference, sample, or a kind of hostile answer.
+        prompt: the record that it answers.
+        completion: the text.
+        outcomes: by part.
+        total: the mixed score; NaN where a part gave none.
+    """
+
+    kind: str
+    prompt: Prompt
+    completion: str
+    outcomes: dict[str, Outcome]
+    total: float
+
+
+@dataclass
+class Trial:
+    """What a trial found.
+
+    Args:
+        stage: the stage whose rewards were tried.
+        judged: every completion.
+        skipped: parts that could not be tried.
+        zero_variance: the share of groups of samples without a difference in reward; None without samples.
+        group_size: G.
+        sampled_by: which model made the samples, or why there are none.
+        warnings: what to look at.
+    """
+
+    stage: str
+    judged: list[Judged]
+    skipped: list[Skipped]
+    zero_variance: float | None
+    group_size: int
+    sampled_by: str
+    warnings: list[str] = field(default_factory=list)
+
+
+def try_rewards(recipe: Recipe, run: RunDirectory, count: int, stage: str | None = None) -> Trial:
+    """Try the rewards of a stage.
+
+    Args:
+        recipe: the recipe.
+        run: its run directory, where models may lie.
+        count: prompts.
+        stage: whose rewards; none: those of the first stage that has any.
+
+    Raises:
+        RecipeError: no stage learns from rewards, or none of them can be tried yet.
+    """
+    stages = dict(rewarded_stages(recipe))
+    if not stages or (stage is not None and stage not in stages):
+        known = ", ".join(stages) or "none"
+        raise RecipeError(f"--stage: no stage {stage or ''} learns from rewards; those that do: {known}")
+    name = stage or next(iter(stages))
+    job = Job(recipe, load_plugins(), run, name)
+    loaded, origin = _model(job)
+    parts, skipped = load_parts(job, stages[name])
+    if not parts:
+        raise RecipeError(
+            f"stages.{name}.algorithm.rewards: none can be tried before a run: "
+            + "; ".join(f"{part.name} {part.reason}" for part in skipped)
+        )
+    prompts = job.domain.prompts("train", count)
+    judged = _texts(parts, prompts, [keyword for part in parts for keyword in keywords_of(part.settings)])
+    rollouts = _sampled(job, loaded, prompts) if origin else None
+    zero = None
+    if rollouts is not None:
+        zero, more = _of_rollouts(parts, rollouts, loaded, job)
+        judged += more
+    close(parts)
+    trial = Trial(name, judged, skipped, zero, job.settings.algorithm.group_size, origin or "no trained model yet")
+    trial.warnings += _warnings(trial)
+    return trial
+
+
+def _model(job: Job) -> tuple[LoadedModel, str]:
+    """Return the model that the stage would start from, and its name; empty: a preset that knows nothing yet."""
+    try:
+        start = job.start_model()
+    except RunError:
+        start = None  # not trained yet
+    loaded = job.load_model_at(start)
+    if start is not None:
+        return loaded, start.parent.name
+    return loaded, "the recipe's model" if getattr(job.model, "path", None) else ""
+
+
+def _texts(parts: Sequence[WeightedReward], prompts: Sequence[Prompt], keywords: Sequence[str]) -> list[Judged]:
+    """Judge reference answers and hostile ones, by the parts that read text."""
+    readers = [part for part in parts if reads_text(part)]
+    if not readers:
+        return []
+    others = list(dict.fromkeys(prompt.answer for prompt in prompts if prompt.answer))[:8]
+    rows = [("reference", prompt, prompt.answer) for prompt in prompts if prompt.answer]
+    rows += [(kind, prompt, text) for prompt in prompts for kind, text in hostile_answers(prompt, others, keywords)]
+    asked = [Sample(prompt.text, text, prompt.answer, False, prompt.context) for _, prompt, text in rows]
+    progress = StageProgress("reference and hostile answers", len(readers), unit="reward")
+    found: dict[str, list[Outcome]] = {}
+    for done, part in enumerate(readers, 1):
+        found[part.name] = part.score.judge(asked)  # type: ignore[attr-defined]
+        progress.show(done, {})
+    progress.close()
+    return [
+        Judged(kind, prompt, text, {name: values[index] for name, values in found.items()},
+               _total(readers, {name: values[index].score for name, values in found.items()}))
+        for index, (kind, prompt, text) in enumerate(rows)
+    ]  # fmt: skip
+
+
+def _total(parts: Sequence[WeightedReward], scores: dict[str, float]) -> float:
+    """Return the mixed score of one completion; what compares a group is left out."""
+    total, gate = 0.0, 1.0
+    for part in parts:
+        score = scores[part.name]
+        if part.settings.clip is not None and not math.isnan(score):
+            score = min(max(score, part.settings.clip[0]), part.settings.clip[1])
+        if part.settings.gate:
+            gate *= part.weight * score
+        else:
+            total += part.weight * score
+    return total * gate
+
+
+def _sampled(job: Job, loaded: LoadedModel, prompts: Sequence[Prompt]) -> Rollouts:
+    """Complete the prompts as the stage would."""
+    settings, device = job.settings.algorithm, torch.device(job.engine.device)
+    job.engine.prepare()
+    rollout = job.load("rollout", settings.rollout)
+    constraint = job.domain.constraint
+    lm = loaded.model.to(device).eval()
+    progress = StageProgress("samples", len(prompts), unit="prompt")
+    made = []
+    for start in range(0, len(prompts), CHUNK):
+        part = prompts[start : start + CHUNK]
+        request = RolloutRequest(
+            lm=lm,
+            tokenizer=loaded.tokenizer,
+            prompts=part,
+            group_size=settings.group_size,
+            constraint=None if constraint is None else constraint.to(device),
+            normalization=job.domain.normalization,
+            alive=None,
+            generators=[generator_for(job.seed, "trial", prompt.key) for prompt in part],
+            device=device,
+        )
+        with torch.no_grad():
+            made.append(rollout(request))
+        progress.show(start + len(part), {})
+    progress.close()
+    return concat(made)
+
+
+def _of_rollouts(
+    parts: Sequence[WeightedReward], rollouts: Rollouts, loaded: LoadedModel, job: Job
+) -> tuple[float | None, list[Judged]]:
+    """Judge samples; returns the share of groups without a difference, and every sample."""
+    texts = samples(rollouts, loaded.tokenizer)
+    rows = [rollouts.prompts[row] for row in rollouts.present.nonzero()[:, 0].tolist()]
+    rewarder = Rewarder(parts, job.engine.device)
+    rewarder(rollouts)
+    kept = rollouts.present  # those that could be scored
+    zero = None if kept.shape[1] == 1 else float(zero_signal(rollouts.rewards, kept).float().mean())
+    totals = rollouts.rewards.flatten().tolist()
+    spots = [index for index, there in enumerate((~torch.isinf(rollouts.scores) | kept).flatten().tolist()) if there]
+    judged = []
+    for place, (text, prompt) in enumerate(zip(texts, rows)):
+        outcomes = {part.name: _outcome(part, rollouts, place, spots) for part in parts}
+        lost = any(math.isnan(outcome.score) for outcome in outcomes.values())
+        total = math.nan if lost or place >= len(spots) else totals[spots[place]]
+        judged.append(Judged("sample", prompt, text.completion, outcomes, total))
+    return zero, judged
+
+
+def _outcome(part: WeightedReward, rollouts: Rollouts, place: int, spots: Sequence[int]) -> Outcome:
+    outcomes = getattr(part.score, "outcomes", None)
+    if outcomes:
+        return outcomes[place]
+    return Outcome(float(rollouts.parts[part.name].flatten()[spots[place]]))
+
+
+def _warnings(trial: Trial) -> list[str]:
+    """Say what a run would stumble over."""
+    found = []
+    honest: dict[str, float] = {}
+    for row in trial.judged:
+        if row.kind in ("reference", "sample") and not math.isnan(row.total):
+            honest[row.prompt.key] = max(honest.get(row.prompt.key, -math.inf), row.total)
+    kinds = list(dict.fromkeys(row.kind for row in trial.judged if row.kind not in ("reference", "sample")))
+    for kind in kinds:
+        rows = [row for row in trial.judged if row.kind == kind and row.prompt.key in honest]
+        beaten = [row for row in rows if row.total > honest[row.prompt.key] + 1e-9]
+        if rows and len(beaten) > BEATEN_SHARE * len(rows):
+            found.append(
+                f"{kind}: beats every honest answer on {len(beaten)} of {len(rows)} prompts (such as "
+                f"{beaten[0].prompt.source}); a policy will find it: add a gate, a format rule or a length band"
+            )
+    references = [row.total for row in trial.judged if row.kind == "reference"]
+    if references and np.nanmean(references) < np.nanmax([row.total for row in trial.judged]) / 2:
+        found.append("reference answers earn less than half of the best answer; is the reward about this data?")
+    if trial.zero_variance is not None and trial.zero_variance > 0.5:
+        found.append(
+            f"{trial.zero_variance:.0%} of groups have no difference in reward, so nothing to learn from; raise "
+            "group_size or the temperature, start from a better model, or give partial credit"
+        )
+    for name in {name for row in trial.judged for name, outcome in row.outcomes.items() if outcome.error}:
+        errors = [row for row in trial.judged if name in row.outcomes and row.outcomes[name].error]
+        found.append(
+            f"{name}: no score for {len(errors)} of {len(trial.judged)} completions, such as {errors[0].prompt.source} "
+            f"({errors[0].kind}): {errors[0].outcomes[name].error}"
+        )
+    return found

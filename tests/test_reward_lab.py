@@ -1,0 +1,180 @@
+"""The reward lab: golden cases, hostile answers, samples, and what failed is tried again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+from toys import language_model_folder
+from typer.testing import CliRunner
+
+from rlkit.cli.main import app
+from rlkit.config.rewards import RewardCase
+from rlkit.errors import RecipeError
+from rlkit.recipe import recipe_from_tree
+from rlkit.recipe_yaml import dump
+from rlkit.records import Prompt, Source
+from rlkit.reward_lab.cases import check_cases
+from rlkit.reward_lab.hostile import hostile_answers
+from rlkit.reward_lab.trial import Trial, try_rewards
+from rlkit.run_directory import RunDirectory
+
+LONGER_IS_BETTER = "def reward(completion):\n    return min(len(completion), 10_000) / 10_000\n"
+PICKY = """
+def reward(completion, answer):
+    if not completion.strip():
+        raise ValueError("nothing to read")
+    return float(completion == answer)
+"""
+
+
+def tree(folder: Path, *rewards: dict, **changes) -> dict:
+    """GRPO on three prompts with numbers for answers."""
+    rows = [{"prompt": f"{n} + {n}?", "answer": str(2 * n)} for n in range(1, 25)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    algorithm = {"type": "grpo", "rollout": {"type": "sample", "max_completion_tokens": 6}, "group_size": 4}
+    return {
+        "name": "lab",
+        "domain": {"type": "chat", "prompts": str(folder / "rows.jsonl")},
+        "stages": {"grpo": {"algorithm": {**algorithm, "rewards": list(rewards)}}},
+        **changes,
+    }
+
+
+def python(folder: Path, code: str, **settings) -> dict:
+    (folder / "mine.py").write_text(code)
+    return {"type": "python", "file": str(folder / "mine.py"), **settings}
+
+
+def tried(folder: Path, *rewards: dict, **changes) -> Trial:
+    recipe = recipe_from_tree(tree(folder, *rewards, **changes)).recipe
+    return try_rewards(recipe, RunDirectory(folder / "run"), 6)
+
+
+def test_a_reward_that_length_can_hack_is_warned_of(tmp_path: Path) -> None:
+    trial = tried(tmp_path, python(tmp_path, LONGER_IS_BETTER))
+    assert [
+        warning for warning in trial.warnings if warning.startswith("very long: beats every honest answer on 6 of 6")
+    ]
+
+
+def test_a_reward_that_checks_the_answer_is_not(tmp_path: Path) -> None:
+    trial = tried(tmp_path, {"type": "math"})
+    assert trial.warnings == []
+    by_kind = {row.kind: row.total for row in trial.judged}
+    assert by_kind["reference"] == 1.0
+    assert by_kind["gold among others"] == by_kind["answer of another prompt"] == by_kind["empty"] == 0.0
+
+
+def test_a_reward_that_fails_says_on_which_rows_and_why(tmp_path: Path) -> None:
+    trial = tried(tmp_path, python(tmp_path, PICKY))
+    warning = next(warning for warning in trial.warnings if warning.startswith("python: no score for 12 of "))
+    assert "(empty): ValueError: nothing to read" in warning
+    assert "rows.jsonl:" in warning
+
+
+def test_samples_of_a_model_tell_how_many_groups_teach_nothing(tmp_path: Path) -> None:
+    model = {"path": str(language_model_folder(tmp_path / "lm"))}
+    trial = tried(tmp_path, {"type": "math"}, model=model)
+    samples = [row for row in trial.judged if row.kind == "sample"]
+    assert len(samples) == 6 * 4
+    assert trial.zero_variance == 1.0, "a random model is never right"
+    assert any("100% of groups have no difference" in warning for warning in trial.warnings)
+
+
+def test_an_untrained_preset_gives_no_samples_and_a_reward_without_its_model_is_skipped_by_name(tmp_path: Path) -> None:
+    trial = tried(tmp_path, {"type": "math"}, {"type": "model", "stage": None, "path": None}, **two_stages(tmp_path))
+    assert trial.sampled_by == "no trained model yet"
+    assert [(part.name, part.reason) for part in trial.skipped] == [
+        ("model", "needs the reward_model of reward_model, which is not trained yet")
+    ]
+
+
+def two_stages(folder: Path) -> dict:
+    """The stages of a recipe that trains its reward model first."""
+    pairs = [{"prompt": f"{n}?", "chosen": "yes", "rejected": "no"} for n in range(20)]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    stage = tree(folder, {"type": "math"}, {"type": "model"})["stages"]["grpo"]
+    return {
+        "domain": {"type": "chat", "prompts": str(folder / "rows.jsonl"), "preferences": str(folder / "pairs.jsonl")},
+        "stages": {"reward_model": {"algorithm": {"type": "reward_model"}}, "grpo": stage},
+    }
+
+
+def test_golden_cases_are_scored_and_a_wrong_one_is_named_with_its_place(tmp_path: Path) -> None:
+    good = {"completion": "so it is 5", "answer": "5", "score": 1}
+    bad = {"completion": "6", "answer": "5", "at_least": 0.5}
+    recipe = recipe_from_tree(tree(tmp_path, {"type": "math", "cases": [good, bad]})).recipe
+    report = check_cases(recipe, RunDirectory(tmp_path / "run"))
+    assert report.checked == 2
+    assert report.problems == [
+        "stages.grpo.algorithm.rewards.0.cases.1: math gives 0, not at least 0.5, for '6'; mend the reward or the case"
+    ]
+
+
+def test_a_case_that_expects_nothing_is_refused() -> None:
+    with pytest.raises(ValidationError, match="expects nothing; write score, at_least or at_most"):
+        RewardCase(completion="5")
+
+
+def test_hostile_answers_hold_the_gold_the_prompt_and_the_keywords() -> None:
+    prompt = Prompt("0", "What is 2 + 3?", "5", Source("rows.jsonl", 1))
+    found = dict(hostile_answers(prompt, ["7", "5"], ["warranty", "price"]))
+    assert found["prompt copied"] == "What is 2 + 3?"
+    assert found["all keywords"] == "warranty price"
+    assert found["answer of another prompt"] == "7"
+    assert "5" in found["gold inside noise"].split()
+    assert len(found["very long"]) == 20_000
+
+
+def command(*words: object):
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def test_the_verbs_show_what_earns_and_check_cases(tmp_path: Path) -> None:
+    cases = [{"completion": "4", "answer": "4", "score": 1}]
+    recipe = tmp_path / "lab.yaml"
+    recipe.write_text(dump(tree(tmp_path, {"type": "math", "cases": cases})))
+    found = command("rewards", "try", recipe, "-n", 4)
+    assert found.exit_code == 0, found.output
+    assert "rewards by kind of completion" in found.output
+    assert "gold inside noise" in found.output
+    assert "no hostile answer beats the honest ones" in found.output
+    assert "cases: 1 scored as they should" in command("validate", recipe, "--cases").output
+    recipe.write_text(dump(tree(tmp_path, {"type": "math", "cases": [{**cases[0], "score": 0}]})))
+    wrong = command("validate", recipe, "--cases")
+    assert isinstance(wrong.exception, RecipeError)
+    assert "rewards.0.cases.0: math gives 1, not 0, for '4'" in str(wrong.exception)
+
+
+def test_scored_rows_say_what_they_cost_and_why_one_has_no_score(tmp_path: Path) -> None:
+    rows = [{"prompt": "2 + 2?", "completion": text, "answer": "4"} for text in ("4", "5", " ")]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    python(tmp_path, PICKY)
+    found = command(
+        "rewards", "score", "python", f"file={tmp_path / 'mine.py'}", "--data", tmp_path / "in.jsonl",
+        "--out", tmp_path / "out.jsonl",
+    )  # fmt: skip
+    assert found.exit_code == 0, (found.output, found.exception)
+    scored = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["score"] for row in scored] == [1.0, 0.0, None]
+    assert scored[2]["error"] == "ValueError: nothing to read"
+    assert scored[0]["ms"] > 0
+    assert "1 without a score" in found.output
+
+
+def test_a_quarantined_completion_is_tried_again(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    from rlkit.plugins import load_plugins
+
+    settings = load_plugins().get("reward", "python").settings(**{**python(tmp_path, PICKY), "type": "python"})
+    row = {
+        "reward": "python", "settings": settings.model_dump(mode="json"), "error": "no answer within 1 seconds",
+        "prompt": "2 + 2?", "completion": "4", "answer": "4", "truncated": False, "context": None,
+    }  # fmt: skip
+    (tmp_path / "run" / "quarantine.jsonl").write_text(json.dumps(row) + "\n")
+    found = command("rewards", "replay", tmp_path / "run")
+    assert "1: python: score 1 in " in found.output
+    assert "(was: no answer within 1 seconds)" in found.output
