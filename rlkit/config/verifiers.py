@@ -31,7 +31,7 @@ class MathSettings(RewardSettings):
     marked_only: bool = False
     """An answer must be boxed, marked by ``####``, announced or in <answer> tags; the last number does not count."""
     worked_out: bool = True
-    """Where a number is wanted, sums, products, powers and divisions left to do (3 + 4 for 7) are wrong."""
+    """What is left to do is wrong: integrals and the like, and for a number also sums, powers, roots (3 + 4 for 7)."""
     tolerance: float = Field(1e-6, ge=0, lt=0.1)
     """How far an answer with a decimal point may be off: relative to answers below 1, absolute above."""
     formula_seconds: float = Field(1.0, gt=0, le=60)

@@ -60,7 +60,7 @@ SAME = [
     # formulas
     (r"x^2+2x+1", r"\boxed{(x+1)^2}"),
     (r"2\sqrt{2}", r"\boxed{\sqrt{8}}"),
-    ("2", r"\boxed{\sqrt{4}}"),
+    (r"\sum_{k=1}^n k", r"\boxed{\sum_{k=1}^{n} k}"),
     (r"\frac{\pi}{2}", r"the answer is $\pi/2$."),
     ("3+4i", r"\boxed{4i+3}"),
     ("x>5", r"\boxed{5<x}"),
@@ -115,6 +115,21 @@ DIFFERENT = [
     ("7", r"\boxed{14/2}"),
     ("12", r"\boxed{3 \times 4}"),
     ("8", r"\boxed{2^3}"),
+    ("2", r"\boxed{\sqrt{4}}"),
+    ("120", r"\boxed{5!}"),
+    ("1/3", r"\boxed{\int_0^1 x^2 dx}"),
+    (r"\frac{\pi}{4}", r"\boxed{\int_0^1 \frac{1}{1+x^2} dx}"),
+    ("10", r"\boxed{\binom{5}{2}}"),
+    # two answers in one box
+    ("5", r"\boxed{5,6}"),
+    ("5", r"\boxed{5\text{ or }6}"),
+    ("5", r"\boxed{5 \lor 6}"),
+    ("5", r"\boxed{5 | 6}"),
+    ("5", r"\boxed{\pm 5}"),
+    ("x=5", r"\boxed{x=5, x=6}"),
+    (r"\sqrt{2}", r"\boxed{\sqrt{2}, \sqrt{3}}"),
+    (r"\sqrt{2}", r"\boxed{\pm\sqrt{2}}"),
+    (r"\sqrt{2}", r"\boxed{\sqrt{2} \cup \sqrt{3}}"),
     # other brackets, other order
     ("(1,2)", r"\boxed{(2, 1)}"),
     ("[1,2)", r"\boxed{(1,2)}"),
@@ -157,6 +172,8 @@ def test_settings_loosen_and_tighten_it() -> None:
     assert score("5", "so it is #### 5\n#### 5", marked_only=True) == 1.0
     assert score("5", "<answer>5</answer>", marked_only=True) == 1.0
     assert score("7", r"\boxed{3+4}", worked_out=False) == 1.0
+    assert score("2", r"\boxed{\sqrt{4}}", worked_out=False) == 1.0
+    assert score("1/3", r"\boxed{\int_0^1 x^2 dx}", worked_out=False, formula_seconds=5) == 1.0
     assert score("1/3", "0.33", tolerance=0.01) == 1.0
     assert score("5", "x" * 90 + " #### 5", max_characters=80) == 0.0
     with pytest.raises(ValidationError, match="tolerance"):
@@ -178,7 +195,7 @@ HOSTILE = {
     "python tower": r"\boxed{9**9**9**9}",
     "huge factorial": r"\boxed{1000000000!}",
     "factorials": r"\boxed{((99!)!)!}",
-    "factorial that no filter sees": r"\boxed{\binom{999999}{499999}}",
+    "factorial that no filter sees": r"\boxed{(x+1)^{700}(x+2)^{700}}",
     "expansion": r"\boxed{(x+1)^{300}(x+2)^{300}}",
     "integral": r"\boxed{\int_0^{999} x^{x^x} dx}",
     "sum": r"\boxed{\sum_{n=1}^{999999999} \frac{1}{n^n}}",
@@ -231,28 +248,34 @@ def test_hostile_completions_score_0_in_bounded_time(name: str) -> None:
     assert time.monotonic() - started < BOUND
 
 
+NEVER = "9^{9^{9^{9}}}"
+"""Nobody works this out; the reward does not even ask, its helper does."""
+
+
 @pytest.mark.usefixtures("warm")
 def test_a_killed_comparison_leaves_the_next_one_unharmed() -> None:
-    process = worker(os.getpid()).process
-    assert score(r"\sqrt{2}", r"\boxed{\binom{999999}{499999}}", formula_seconds=0.3) == 0.0
-    assert score(r"2\sqrt{2}", r"\boxed{\sqrt{8}}") == 1.0
-    assert worker(os.getpid()).process is process, "its child was killed, not the helper"
+    helper = worker(os.getpid())
+    process, started = helper.process, time.monotonic()
+    assert not helper.same("5", NEVER, 0.3)
+    assert time.monotonic() - started >= 0.3, "it was cut off, not refused"
+    assert helper.same(r"2\sqrt{2}", r"\sqrt{8}", 5.0)
+    assert helper.process is process, "its child was killed, not the helper"
 
 
 @pytest.mark.usefixtures("warm")
 def test_it_works_outside_the_main_thread() -> None:
-    found: list[float] = []
+    found: list[bool] = []
 
     def work() -> None:
-        found.append(score(r"2\sqrt{2}", r"\boxed{\sqrt{8}}"))
-        found.append(score(r"\sqrt{2}", r"\boxed{\binom{999999}{499999}}", formula_seconds=0.3))
+        found.append(worker(os.getpid()).same(r"2\sqrt{2}", r"\sqrt{8}", 5.0))
+        found.append(worker(os.getpid()).same("5", NEVER, 0.3))
 
     threads = [threading.Thread(target=work) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
-    assert sorted(found) == [0.0, 0.0, 1.0, 1.0]
+        thread.join(60)
+    assert sorted(found) == [False, False, True, True]
 
 
 def test_a_helper_that_dies_is_started_again_and_ends_when_told() -> None:

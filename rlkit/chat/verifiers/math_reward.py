@@ -24,9 +24,13 @@ MAX_DEPTH = 20
 """Of brackets and braces inside each other."""
 
 _HEDGE = re.compile(r"(?<![^\W_])(?:or|either|maybe|perhaps|not)(?![^\W_])", re.IGNORECASE)
-_UNDONE = re.compile(
+_TO_DO = re.compile(
     r"[0-9)}] ?(?:[-+*/\u00d7\u00f7]|\\times|\\cdot|\\div)[ ({\\]*[0-9]|(?<![0-9.])(?!10\b)[0-9.]+ ?(?:\^|\*\*)"
+    r"|!|\\(?:sqrt|log|ln|exp|sin|cos|tan|arc|cot|sec|csc)"
 )
+"""What a plain number has no part of: between numbers +, -, *, / and powers of other numbers than 10; functions."""
+_OPERATOR = re.compile(r"\\(?:i?i?int|oint|sum|prod|lim|binom|gcd|lcm|det|max|min)(?![a-zA-Z])|\\[dt]?frac ?\{ ?d")
+"""What no answer has a part of, unless the right one has."""
 _WORD = re.compile(r"(?<![a-zA-Z\\])[a-zA-Z]{4,}")
 _FUNCTIONS = frozenset(
     ("sqrt", "sinh", "cosh", "tanh", "asin", "acos", "atan", "arcsin", "arccos", "arctan", "infty", "cbrt", "binom")
@@ -107,7 +111,7 @@ def _is_same(wanted: Wanted, text: str, settings: MathSettings) -> bool:
     if value is not None and wanted.value is not None:
         undone = settings.worked_out and _is_undone(wanted.value, value)
         return not undone and same_value(wanted.value, value, settings.tolerance)
-    if _is_no_formula(text) or (settings.worked_out and wanted.value is not None and _UNDONE.search(text)):
+    if _is_no_formula(text) or (settings.worked_out and _is_to_do(wanted, text)):
         return False
     return _same_formula(wanted.text, text, settings.formula_seconds)
 
@@ -138,6 +142,13 @@ def _sides(text: str) -> list[Value]:
 def _is_undone(wanted: Value, got: Value) -> bool:
     """Return whether a whole number was wanted and a division was given, such as 14/2."""
     return isinstance(wanted, Number) and isinstance(got, Number) and wanted.value.denominator == 1 and got.division
+
+
+def _is_to_do(wanted: Wanted, text: str) -> bool:
+    """Return whether a formula is the question still: copying an integral into a box is no answer."""
+    if wanted.value is not None and _TO_DO.search(text):
+        return True
+    return bool(_OPERATOR.search(text)) and not _OPERATOR.search(wanted.text)
 
 
 def _is_no_formula(text: str) -> bool:
