@@ -30,12 +30,12 @@ from rlkit.models.scalar_head import (
     scalar_trainable,
     score_batch,
     text_ids,
+    token_budget,
 )
 from rlkit.models.wrapped import global_sum
 from rlkit.ops.pairwise import distribution, pairwise_report, preference_loss, smoothing_term, wins
 from rlkit.records import Preference
 
-BATCH_TOKENS = 16_384
 TRAIN_PAIRS = 1_000
 """Of about how many train pairs the spread of scores is noted."""
 
@@ -106,7 +106,8 @@ class RewardModelTrainer(OfflineTrainer, RewardTrainer):
     def score_pairs(self, pairs: datasets.Dataset) -> tuple[Tensor, Tensor]:
         """Return the rewards (N,) of the better and of the worse completions; each rank computes its share."""
         rows = [*pairs["chosen_ids"], *pairs["rejected_ids"]]
-        batches = length_batches([len(row) for row in rows], self.args.per_device_eval_batch_size, BATCH_TOKENS)
+        lengths, budget = [len(row) for row in rows], token_budget(self.args.device)
+        batches = length_batches(lengths, max(64, self.args.per_device_eval_batch_size), budget)
         scores = torch.zeros(len(rows), device=self.args.device)
         self.model.eval()
         for turn in range(0, len(batches), self.args.world_size):

@@ -76,12 +76,16 @@ class LearnedRewardSettings(RewardSettings):
     """Longer rows are cut on the left; none: where the model's training cut them, else 1,024."""
     batch_size: int = Field(64, ge=1)
     """Rows that are scored together at most."""
-    batch_tokens: int = Field(16_384, ge=1)
-    """Tokens that are scored together at most, padding included."""
+    batch_tokens: int | None = Field(None, ge=1)
+    """Tokens that are scored together at most, padding included; none: 1,024 on a CPU, 16,384 elsewhere."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """The dtype of the weights; auto: the checkpoint's own."""
     trust_remote_code: bool = False
     """Run code that lies in the folder; only for models whose code was read."""
+
+    def files(self) -> tuple[str, ...]:
+        """Return the folders that are named."""
+        return self.folders
 
     @property
     def folders(self) -> tuple[str, ...]:

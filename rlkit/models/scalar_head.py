@@ -153,6 +153,11 @@ def _inner(model: Any) -> Any:
     return model
 
 
+def token_budget(device: torch.device) -> int:
+    """Return how many tokens are best scored together: on a CPU few, whose activations stay in its caches."""
+    return 1024 if device.type == "cpu" else 16_384
+
+
 def length_batches(lengths: Sequence[int], batch_size: int, batch_tokens: int) -> list[list[int]]:
     """Cut rows, the longest first, into batches of like lengths.
 
@@ -172,7 +177,12 @@ def length_batches(lengths: Sequence[int], batch_size: int, batch_tokens: int) -
 
 @torch.no_grad()
 def score_rows(
-    model: Any, rows: Sequence[Sequence[int]], *, batch_size: int = 64, batch_tokens: int = 16_384, progress: Any = None
+    model: Any,
+    rows: Sequence[Sequence[int]],
+    *,
+    batch_size: int = 64,
+    batch_tokens: int | None = None,
+    progress: Any = None,
 ) -> Tensor:
     """Score rows of token ids in batches of like lengths.
 
@@ -180,13 +190,14 @@ def score_rows(
         model: a sequence classifier with one label; the caller puts it into evaluation mode.
         rows: token ids, unpadded; none is empty.
         batch_size: rows of a batch at most.
-        batch_tokens: tokens of a batch at most, padding included.
+        batch_tokens: tokens of a batch at most, padding included; none: what suits the device.
         progress: called with the number of rows that are done, after each batch.
 
     Returns:
         (N,) float32 on the CPU, in the order of ``rows``.
     """
     scores, done = torch.zeros(len(rows)), 0
+    batch_tokens = batch_tokens or token_budget(next(model.parameters()).device)
     for batch in length_batches([len(row) for row in rows], batch_size, batch_tokens):
         scores[batch] = score_batch(model, [rows[index] for index in batch]).cpu()
         done += len(batch)
