@@ -132,9 +132,10 @@ def _misfits(function: ast.FunctionDef, settings: PythonSettings) -> Iterator[st
 
 
 class HttpSettings(RewardSettings):
-    """Scores from a server: ``POST`` of ``{"samples": [{"prompt", "completion", "answer", "truncated", "context"}]}``.
+    """Scores from a server: samples go out in batches, numbers come back.
 
-    The answer is ``{"scores": [...]}``, a number or null for each sample, and if it likes ``"parts": {name: [...]}``.
+    It is sent, by POST, ``{"samples": [{"prompt", "completion", "answer", "truncated", "context"}]}`` and answers
+    ``{"scores": [...]}``, a number or null for each sample, and if it likes ``"parts": {name: [...]}``.
     A batch that fails after all retries has no scores, so its samples leave their groups; a request that the server
     refuses (4xx) ends the run.
     """
