@@ -48,7 +48,7 @@ def _shrink_model(model: dict[str, Any]) -> None:
 def _shrink_domain(domain: dict[str, Any]) -> None:
     for key, limit in (("users", 400), ("items", 96)):
         _at_most(domain.get("data"), key, limit)
-    for source in ("demonstrations", "preferences", "feedback", "prompts"):
+    for source in ("demonstrations", "preferences", "feedback", "steps", "prompts"):
         for key, limit in (("max_rows", 400), ("rows", 200), ("conversations", 100), ("pairs", 100), ("prompts", 100)):
             _at_most(domain.get(source), key, limit)
     _at_most(domain.get("semantic_ids"), "codebook_size", 16)

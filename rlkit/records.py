@@ -79,3 +79,13 @@ class Feedback:
     completion: str
     desirable: bool
     source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class StepLabels:
+    """A prompt, the steps of one completion without what parts them, and how probably each step is right (0 to 1)."""
+
+    prompt: str
+    steps: tuple[str, ...]
+    labels: tuple[float, ...]
+    source: Source

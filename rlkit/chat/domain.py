@@ -19,7 +19,7 @@ from rlkit.config.algorithms import ValidateSettings
 from rlkit.config.chat import ChatSettings
 from rlkit.errors import DataError
 from rlkit.job import Job
-from rlkit.records import Demonstration, Feedback, Preference, Prompt
+from rlkit.records import Demonstration, Feedback, Preference, Prompt, StepLabels
 from rlkit.run_directory import content_hash
 
 VALIDATE_BATCH_SIZE = 32
@@ -92,6 +92,10 @@ class ChatDomain:
     def feedback(self, split: str) -> list[Feedback]:
         """Render the labelled answers of a split."""
         return _each(self.renderer.feedback, self._rows("feedback", split))
+
+    def step_labels(self, split: str) -> list[StepLabels]:
+        """Render the answers of a split whose steps are labelled."""
+        return _each(self.renderer.step_labels, self._rows("steps", split))
 
     def _rows(self, kind: str, split: str) -> Sequence[Any]:
         splits = self.data.rows[kind]

@@ -23,6 +23,7 @@ MEANING = {
     "demonstrations": {"trained": "trained on"},
     "preferences": {"trained": "chosen", "rejected": "rejected"},
     "feedback": {"trained": "liked", "rejected": "disliked"},
+    "steps": {"trained": "right", "rejected": "wrong"},
     "prompts": {"answer": "the answer that counts as right, not shown to the model"},
 }
 
@@ -75,6 +76,10 @@ def pieces(kind: str, row: Any, renderer: Renderer) -> Pieces:
         rated = renderer.feedback(row)
         role = "trained" if rated.desirable else "rejected"
         return [("context", rated.prompt), (role, rated.completion + end)]
+    if kind == "steps":
+        roles = ["trained" if label >= 0.5 else "rejected" for label in row.labels]
+        steps = [piece for role, step in zip(roles, row.steps) for piece in (("context", "\n"), (role, step))]
+        return [("context", renderer.step_labels(row).prompt), *steps[1:]]
     prompt = renderer.prompt(row, "")
     return [("context", prompt.text), *([("answer", prompt.answer)] if prompt.answer else [])]
 

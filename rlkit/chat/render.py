@@ -10,10 +10,10 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from rlkit.chat.data.rows import Dialogue, Message, Messages, Pair, Question, Rated
+from rlkit.chat.data.rows import Dialogue, Message, Messages, Pair, Question, Rated, Stepwise
 from rlkit.errors import DataError, ModelError
 from rlkit.models.tokenizer import CHAT_TEMPLATE
-from rlkit.records import Demonstration, Feedback, Preference, Prompt, Source
+from rlkit.records import Demonstration, Feedback, Preference, Prompt, Source, StepLabels
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +76,10 @@ class Renderer:
         prompt = self._text(row.prompt, row.tools, row.source)
         completion = self._after(prompt, row.prompt, row.completion, row.tools, row.source)
         return Feedback(prompt, completion, row.desirable, row.source)
+
+    def step_labels(self, row: Stepwise) -> StepLabels:
+        """Render a prompt; its steps stay as they are, since what parts them is not the template's to say."""
+        return StepLabels(self._text(row.prompt, row.tools, row.source), row.steps, row.labels, row.source)
 
     # ---- texts
 

@@ -42,7 +42,7 @@ class LevelSettings(Settings):
 
 
 class ArithmeticSettings(Settings):
-    """Generated arithmetic, such as ``17 + 5 = ?``: as prompts, demonstrations, preferences or feedback.
+    """Generated arithmetic, such as ``17 + 5 = ?``: as prompts, demonstrations, preferences, feedback or steps.
 
     A task is train, valid or test by its own hash, whatever the seed, the source and the sizes, so train never holds a
     held-out task; 3 + 4 and 4 + 3 are the same one. A share of the demonstrations is wrong by a little, each in its own
@@ -59,7 +59,8 @@ class ArithmeticSettings(Settings):
     held_out: int = Field(200, ge=1, le=100_000)
     """Different tasks of valid, and of test; fewer where the levels have no more."""
     wrong: float = Field(0.0, ge=0, lt=1)
-    """The share of demonstrations with a wrong answer, and of preferences and feedback that is the wrong way round."""
+    """The share of demonstrations with a wrong answer, and of preferences and feedback that is the wrong way round;
+    of steps the share that is wrong."""
     prompt: str = "{expression} = ?"
     """What is asked; {expression} stands for the task."""
     completion: str = "{answer}"

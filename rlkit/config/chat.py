@@ -8,7 +8,8 @@ from pydantic import Field, model_validator
 
 from rlkit.component import Settings, Slot
 
-_KINDS = ("demonstrations", "preferences", "feedback", "prompts")
+_KINDS = ("demonstrations", "preferences", "feedback", "steps", "prompts")
+_DEMO = ("demonstrations", "preferences", "feedback", "prompts")
 
 
 class ChatFilesSettings(Settings):
@@ -28,6 +29,7 @@ class ChatFilesSettings(Settings):
         "preference",
         "stack_exchange",
         "feedback",
+        "stepwise",
         "prompts",
         "gsm8k",
         "humaneval",
@@ -68,14 +70,15 @@ class ChatDemoSettings(Settings):
 
 
 class ChatSettings(Settings):
-    """Chat: conversations, preferences, feedback and prompts, rendered by the tokenizer's chat template.
+    """Chat: conversations, preferences, feedback, steps and prompts, rendered by the tokenizer's chat template.
 
     A source that is left out is derived where that makes sense: prompts from demonstrations, else from preferences,
-    else from feedback; demonstrations from prompts that carry answers. With no source all four are the generated demo.
+    feedback or steps; demonstrations from prompts that carry answers. With no source all but the steps are the
+    generated demo.
     """
 
     type: Literal["chat"] = "chat"
-    produces: ClassVar[tuple[str, ...]] = ("Prompt", "Demonstration", "Preference", "Feedback")
+    produces: ClassVar[tuple[str, ...]] = ("Prompt", "Demonstration", "Preference", "Feedback", "StepLabels")
     # What a look at the valid split measures, beside the reward: ``validate_on.select_by`` names one.
     valid_metrics: ClassVar[tuple[str, ...]] = ("exact_match",)
     best_by: ClassVar[str] = "reward"
@@ -87,6 +90,8 @@ class ChatSettings(Settings):
     """Pairs of a better and a worse answer: prompt, chosen, rejected; a text is a ``path``."""
     feedback: Annotated[Settings, Slot("data_format", "chat_files")] | None = None
     """Answers with a label, liked or not; a text is a ``path``."""
+    steps: Annotated[Settings, Slot("data_format", "chat_files")] | None = None
+    """Answers in steps, each right or wrong: prompt, completions, labels; a text is a ``path``."""
     prompts: Annotated[Settings, Slot("data_format", "chat_files")] | None = None
     """Prompts, with the answer that counts as right where there is one; a text is a ``path``."""
     system: str | None = None
@@ -100,7 +105,7 @@ class ChatSettings(Settings):
         if not isinstance(values, dict):
             return values
         if all(values.get(kind) is None for kind in _KINDS):
-            return {**values, **{kind: ChatDemoSettings() for kind in _KINDS}}
+            return {**values, **{kind: ChatDemoSettings() for kind in _DEMO}}
         named = {kind: values[kind] for kind in _KINDS if isinstance(values.get(kind), str)}
         return {**values, **{kind: ChatFilesSettings(path=path) for kind, path in named.items() if path}}
 
@@ -116,6 +121,7 @@ class ChatSettings(Settings):
             "Demonstration": "demonstrations" in given or "prompts" in given,
             "Preference": "preferences" in given,
             "Feedback": "feedback" in given,
+            "StepLabels": "steps" in given,
         }
         return tuple(record for record, yes in there.items() if yes)
 

@@ -6,9 +6,10 @@ import pytest
 
 from rlkit.chat.data.demo import CURT, POLITE, UNHELPFUL, generate_demo
 from rlkit.chat.data.read import read_chat
-from rlkit.chat.data.rows import KINDS, SPLITS
+from rlkit.chat.data.rows import SPLITS
 from rlkit.config.chat import ChatDemoSettings, ChatSettings
 
+KINDS = ("demonstrations", "preferences", "feedback", "prompts")
 SETTINGS = ChatDemoSettings(conversations=1000, pairs=1000, prompts=300)
 
 

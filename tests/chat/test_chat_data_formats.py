@@ -256,7 +256,7 @@ def test_every_real_file_loads_whole(folder: str, name: str, kind: str, count: i
     assert {type(row).__name__ for row in rows["train"]} == {_CLASSES[kind]}
 
 
-_CLASSES = dict(zip(KINDS, ("Dialogue", "Pair", "Rated", "Question")))
+_CLASSES = dict(zip(KINDS, ("Dialogue", "Pair", "Rated", "Stepwise", "Question")))
 
 
 def test_every_real_file_is_listed() -> None:

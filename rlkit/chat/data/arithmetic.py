@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from rlkit.chat.data.rows import SPLITS, Dialogue, Pair, Question, Rated, Row, assistant, user
 from rlkit.chat.data.splits import SourceData
+from rlkit.chat.data.stepwise import stepwise, sum_steps
 from rlkit.config.arithmetic import ArithmeticSettings, LevelSettings
 from rlkit.errors import DataError
 from rlkit.records import Source
@@ -37,11 +38,13 @@ def generate_arithmetic(settings: ArithmeticSettings, kind: str) -> SourceData:
 
     Args:
         settings: levels, sizes, share of wrong answers, seed.
-        kind: demonstrations, preferences, feedback or prompts.
+        kind: demonstrations, preferences, feedback, steps or prompts.
 
     Raises:
-        DataError: a level has no task of some split.
+        DataError: a level has no task of some split, or steps of products are asked for.
     """
+    if kind == "steps" and any({"*", "/"} & set(level.operations) for level in settings.levels):
+        raise DataError("arithmetic: levels: steps are made of sums only; take the operations + and -")
     make, splits = _MAKERS[kind], {}
     for split in SPLITS:
         rng = random.Random(f"arithmetic {settings.seed} {kind} {split}")
@@ -180,9 +183,16 @@ def _rated(task: Task, settings: ArithmeticSettings, rng: random.Random, source:
     return Rated((user(_ask(task, settings)),), said, good != (rng.random() < settings.wrong), source)
 
 
+def _steps(task: Task, settings: ArithmeticSettings, rng: random.Random, source: Source) -> Row:
+    words = task.expression.split()
+    found = sum_steps([int(word) for word in words[::2]], words[1::2], settings.wrong, rng)
+    return stepwise(_ask(task, settings), found, source)
+
+
 _MAKERS: dict[str, Callable[[Task, ArithmeticSettings, random.Random, Source], Row]] = {
     "demonstrations": _demonstration,
     "preferences": _pair,
     "feedback": _rated,
+    "steps": _steps,
     "prompts": _prompt,
 }

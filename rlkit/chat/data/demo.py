@@ -22,6 +22,7 @@ from typing import NamedTuple
 from rlkit.chat.data.rows import SPLITS, Dialogue, Pair, Question, Rated, Row, assistant, user
 from rlkit.chat.data.splits import SourceData
 from rlkit.config.chat import ChatDemoSettings
+from rlkit.errors import DataError
 from rlkit.records import Source
 
 ITEMS = [
@@ -75,7 +76,12 @@ def generate_demo(settings: ChatDemoSettings, kind: str) -> SourceData:
     Args:
         settings: sizes, shares and seed.
         kind: demonstrations, preferences, feedback or prompts.
+
+    Raises:
+        DataError: another kind is asked for.
     """
+    if kind not in _MAKERS:
+        raise DataError(f"chat_demo: holds no {kind}; take type: arithmetic, or name a file")
     counts = {"demonstrations": settings.conversations, "prompts": settings.prompts}
     count = counts.get(kind, settings.pairs)
     make = _MAKERS[kind]

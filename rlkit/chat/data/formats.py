@@ -23,6 +23,7 @@ from rlkit.chat.data.messages import (
 )
 from rlkit.chat.data.report import BadRow, short
 from rlkit.chat.data.rows import Dialogue, Messages, Pair, Question, Rated, Row, assistant, user
+from rlkit.chat.data.stepwise import parse_stepwise
 from rlkit.chat.data.tasks import is_gsm8k, parse_gsm8k, parse_humaneval
 from rlkit.records import Source
 
@@ -232,6 +233,7 @@ FORMATS = {
             for label in ("label", "kto_tag")
         ),
     ),
+    "stepwise": Format(parse_stepwise, ("steps", "prompts"), (("completions", "labels"), ("completions",))),
     "preference": Format(_preference, ("preferences", "prompts"), (("chosen", "rejected"), ("chosen",), ("rejected",))),
     "stack_exchange": Format(
         _stack_exchange, ("preferences", "prompts"), (("response_j", "response_k"), ("response_j",), ("response_k",))

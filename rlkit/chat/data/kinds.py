@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rlkit.chat.data.report import BadRow, short
-from rlkit.chat.data.rows import Dialogue, Message, Messages, Pair, Question, Rated, Row, assistant
+from rlkit.chat.data.rows import Dialogue, Message, Messages, Pair, Question, Rated, Row, Stepwise, assistant
 
 
 def as_kind(row: Row, kind: str) -> Row:
-    """Return a row as a demonstration, a preference, feedback or a prompt, checked for what that needs.
+    """Return a row as a demonstration, a preference, feedback, steps or a prompt, checked for what that needs.
 
     Raises:
         BadRow: it lacks what the kind needs.
@@ -23,6 +23,8 @@ def as_kind(row: Row, kind: str) -> Row:
             raise BadRow(
                 f"chosen and rejected are the same, got {short(row.chosen[-1].content)}; mend one, or delete the row"
             )
+        _check_prompt(row.prompt)
+    if isinstance(row, Stepwise):
         _check_prompt(row.prompt)
     if isinstance(row, Rated):
         _check_prompt(row.prompt)
@@ -52,7 +54,7 @@ def _learned(message: Message) -> bool:
 def _question(row: Row) -> Question:
     if isinstance(row, Question):
         return row
-    if isinstance(row, Pair | Rated):
+    if isinstance(row, Pair | Rated | Stepwise):
         return Question(row.prompt, "", row.source, {}, row.tools)
     answered = row.messages[-1].role == "assistant"
     prompt = row.messages[:-1] if answered else row.messages

@@ -30,8 +30,8 @@ class ChatData:
     """All rows of a chat domain.
 
     Args:
-        rows: of each kind (demonstrations, preferences, feedback, prompts), by split, in file order; empty splits
-            where the recipe gives none.
+        rows: of each kind (demonstrations, preferences, feedback, steps, prompts), by split, in file order; empty
+            splits where the recipe gives none.
         reports: of every file.
     """
 
@@ -52,7 +52,7 @@ class ChatData:
 def read_chat(settings: ChatSettings, registry: Registry | None = None) -> ChatData:
     """Read what the settings name, and derive what they leave out.
 
-    Prompts come from demonstrations (the answer is the completion), else from preferences, else from feedback;
+    Prompts come from demonstrations (the answer is the completion), else from preferences, feedback or steps;
     demonstrations come from prompts that carry answers.
 
     Raises:
@@ -74,7 +74,7 @@ def read_chat(settings: ChatSettings, registry: Registry | None = None) -> ChatD
 
 
 def _completed(rows: dict[str, Splits]) -> dict[str, Splits]:
-    known = next(kind for kind in ("prompts", "demonstrations", "preferences", "feedback") if kind in rows)
+    known = next(kind for kind in ("prompts", "demonstrations", "preferences", "feedback", "steps") if kind in rows)
     prompts = rows.get("prompts") or {split: prompts_from(rows[known][split]) for split in SPLITS}
     shown = rows.get("demonstrations") or {split: demonstrations_from(prompts[split]) for split in SPLITS}
     nothing: Splits = dict.fromkeys(SPLITS, ())
@@ -109,7 +109,7 @@ def read_files(settings: ChatFilesSettings, kind: str) -> SourceData:
 
     Args:
         settings: the files, and what to do about bad rows.
-        kind: what the rows are to be: demonstrations, preferences, feedback or prompts.
+        kind: what the rows are to be: demonstrations, preferences, feedback, steps or prompts.
 
     Raises:
         DataError: every bad row, by file and line; or no row can be used.
@@ -203,6 +203,7 @@ _NEEDED = {
     "demonstrations": "messages, conversations, instruction and output, or prompt and completion",
     "preferences": "prompt, chosen and rejected",
     "feedback": "messages, or prompt and completion, with label",
+    "steps": "prompt, completions (the steps) and labels",
     "prompts": "prompt, or plain lines",
 }
 

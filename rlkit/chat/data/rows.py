@@ -1,4 +1,4 @@
-"""What chat data is made of before a chat template renders it: messages, and the four kinds of rows."""
+"""What chat data is made of before a chat template renders it: messages, and the five kinds of rows."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 
 from rlkit.records import Source
 
-KINDS = ("demonstrations", "preferences", "feedback", "prompts")
+KINDS = ("demonstrations", "preferences", "feedback", "steps", "prompts")
 """The sources of a chat domain, by the name of their setting."""
 RECORDS = {
     "demonstrations": "Demonstration",
     "preferences": "Preference",
     "feedback": "Feedback",
+    "steps": "StepLabels",
     "prompts": "Prompt",
 }
 """The record that each kind is rendered to."""
@@ -86,6 +87,17 @@ class Rated:
 
 
 @dataclass(frozen=True, slots=True)
+class Stepwise:
+    """A prompt, history included, the steps of one answer, and how probably each is right (0 to 1)."""
+
+    prompt: Messages
+    steps: tuple[str, ...]
+    labels: tuple[float, ...]
+    source: Source
+    tools: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
     """A prompt, the answer that counts as right (empty: none), and what else its row said.
 
@@ -100,7 +112,7 @@ class Question:
     solution: str = ""
 
 
-Row = Dialogue | Pair | Rated | Question
+Row = Dialogue | Pair | Rated | Stepwise | Question
 
 
 def user(text: str) -> Message:
