@@ -71,8 +71,8 @@ def _sandbox() -> Iterator[tuple[str, str]]:
         return
     yield "sandbox", f"{host.level}: {isolation.MEANING[host.level]}"
     yield "sandbox layers", ", ".join((*host.layers(host.level), "rlimits"))
-    for layer, problem in host.missing.items():
-        yield f"  without {layer}", problem
+    for layer in isolation.lacking(host):
+        yield f"  without {layer}", host.missing[layer]
 
 
 def _devices() -> Iterator[tuple[str, str]]:

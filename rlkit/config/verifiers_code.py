@@ -22,6 +22,6 @@ class CodeSettings(RewardSettings):
     """Address space of a process that runs code, of which the interpreter takes about 40."""
     workers: int = Field(0, ge=0, le=256)
     """Samples that run at once; 0: one per core."""
-    isolation: Literal["auto", "namespaces", "seccomp", "rlimits"] = "auto"
+    isolation: Literal["auto", "namespaces", "bubblewrap", "seccomp", "rlimits"] = "auto"
     """The weakest isolation that will do; a host that offers less is refused (``rlkit doctor`` shows what it offers).
     The strongest that is there is used in any case. ``auto``: whatever it is."""

@@ -216,8 +216,14 @@ def test_a_host_below_the_level_asked_for_is_refused(monkeypatch: pytest.MonkeyP
         CodeReward(CodeSettings(isolation="namespaces"), None)
 
 
+def test_the_strongest_level_is_used_whatever_would_do() -> None:
+    assert CodeReward(CodeSettings(isolation="rlimits"), None).sandbox.level == isolation.detect().level
+
+
 def test_the_level_is_what_the_host_offers_together() -> None:
     assert isolation.Host(frozenset({"box", "filter", "landlock"}), {}).level == "namespaces"
+    assert isolation.Host(frozenset({"bubblewrap", "filter"}), {}).level == "bubblewrap"
+    assert isolation.Host(frozenset({"bubblewrap", "landlock"}), {}).level == "rlimits"  # its samples share namespaces
     assert isolation.Host(frozenset({"filter", "landlock"}), {}).level == "seccomp"
     assert isolation.Host(frozenset({"filter", "user"}), {}).level == "seccomp"
     assert isolation.Host(frozenset({"filter"}), {}).level == "rlimits"  # files and memory of the user lie open

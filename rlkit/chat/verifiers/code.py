@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rlkit.chat.verifiers.sandbox import isolation
 from rlkit.chat.verifiers.sandbox.job import Case, Checks, Result
 from rlkit.chat.verifiers.sandbox.pool import Sandbox
 from rlkit.config.verifiers_code import CodeSettings
@@ -43,8 +44,9 @@ class CodeReward(TextReward):
     def __init__(self, settings: CodeSettings, domain: Any) -> None:
         super().__init__(self._scores, domain)
         self.settings = settings
-        least = None if settings.isolation == "auto" else settings.isolation
-        self.sandbox = Sandbox(settings.workers, settings.timeout_seconds, settings.memory_mb, least)
+        if settings.isolation != "auto":
+            isolation.require(isolation.detect(), settings.isolation)
+        self.sandbox = Sandbox(settings.workers, settings.timeout_seconds, settings.memory_mb)
         logger.info("code runs in a sandbox with isolation %r (%s)", self.sandbox.level, ", ".join(self.sandbox.layers))
 
     def run(self, samples: Sequence[Sample]) -> list[Result]:

@@ -31,7 +31,7 @@ def confine(order: Mapping[str, Any], folder: str) -> None:
         folder = box.PLACE
     os.chdir(folder)
     os.umask(0o077)
-    limit(order["memory_mb"], order["seconds"], processes=THREADS if {"box", "user"} & {*layers} else 0)
+    limit(order["memory_mb"], order["seconds"], processes=THREADS if {"box", "user", "bubblewrap"} & {*layers} else 0)
     kernel.shrink_bounding_set()
     if {"user", "user in box"} & {*layers}:
         become(order["uid"])

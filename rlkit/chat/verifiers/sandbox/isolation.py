@@ -14,19 +14,22 @@ from pathlib import Path
 from typing import Literal
 
 import rlkit
+from rlkit.chat.verifiers.sandbox import bubblewrap
 from rlkit.errors import TrainingError
 
-Level = Literal["namespaces", "seccomp", "rlimits"]
-LEVELS: tuple[Level, ...] = ("namespaces", "seccomp", "rlimits")
+Level = Literal["namespaces", "bubblewrap", "seccomp", "rlimits"]
+LEVELS: tuple[Level, ...] = ("namespaces", "bubblewrap", "seccomp", "rlimits")
 """Strongest first."""
 LAYERS: dict[Level, tuple[str, ...]] = {
     "namespaces": ("box", "user in box", "filter"),
+    "bubblewrap": ("bubblewrap", "landlock", "filter"),
     "seccomp": ("user", "landlock", "filter"),
     "rlimits": ("user",),
 }
 """What is put around the code at each level, as far as the host offers it, beside resource limits."""
 MEANING = {
     "namespaces": "no network, no other process and only a few read-only folders exist for the code",
+    "bubblewrap": "as namespaces, but all samples share one; a filter of system calls keeps them apart",
     "seccomp": "system calls are filtered, files and memory of others are out of reach",
     "rlimits": "limits on time, memory and processes only: stops accidents, not every attack",
 }
@@ -47,10 +50,17 @@ class Host:
     @property
     def level(self) -> Level:
         """Return the strongest level."""
-        if "box" in self.offered:
-            return "namespaces"
-        walled = "filter" in self.offered and {"landlock", "user"} & self.offered
-        return "seccomp" if walled else "rlimits"
+        return next(level for level in LEVELS if self.reaches(level))
+
+    def reaches(self, level: Level) -> bool:
+        """Tell whether what makes a level is there; a filter alone leaves files and memory of the user open."""
+        needs: dict[Level, bool] = {
+            "namespaces": "box" in self.offered,
+            "bubblewrap": {"bubblewrap", "filter"} <= self.offered,
+            "seccomp": "filter" in self.offered and bool({"landlock", "user"} & self.offered),
+            "rlimits": True,
+        }
+        return needs[level]
 
     def layers(self, level: Level) -> tuple[str, ...]:
         """Return what is put around the code at a level that the host reaches."""
@@ -71,9 +81,18 @@ def detect() -> Host:
         done = subprocess.run(command, capture_output=True, text=True, env={}, cwd="/", stdin=subprocess.DEVNULL)
     if done.returncode:
         raise TrainingError(f"sandbox: does not start: {done.stderr.strip()[-500:]}; report this")
-    found = json.loads(done.stdout)
+    found = {**json.loads(done.stdout), "bubblewrap": _no_bubblewrap()}
     missing = {layer: problem for layer, problem in found.items() if problem}
     return Host(frozenset(found) - frozenset(missing), missing)
+
+
+def _no_bubblewrap() -> str:
+    """Return why bubblewrap cannot be had; empty where it can."""
+    if bubblewrap.program() is None:
+        return "bwrap is not installed"
+    command = bubblewrap.wrapped(zygote_command("probe", "0", "/tmp"))
+    done = subprocess.run(command, capture_output=True, text=True, env={}, cwd="/", stdin=subprocess.DEVNULL)
+    return done.stderr.strip()[-200:] or "it fails" if done.returncode else ""
 
 
 def require(host: Host, least: Level) -> None:
@@ -88,6 +107,12 @@ def require(host: Host, least: Level) -> None:
             f"sandbox: isolation {least!r} is asked for, got {host.level!r} at most ({reasons}); run on a host or in a "
             "container that allows it (`rlkit doctor`), or lower the setting isolation"
         )
+
+
+def lacking(host: Host) -> list[str]:
+    """Return the layers that would make the host's level, or a stronger one."""
+    wanted = [layer for level in LEVELS[: LEVELS.index(host.level) + 1] for layer in LAYERS[level]]
+    return [layer for layer in dict.fromkeys(wanted) if layer in host.missing]
 
 
 def first_user() -> int:

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from rlkit.chat.verifiers.sandbox import broker, isolation
+from rlkit.chat.verifiers.sandbox import broker, bubblewrap, isolation
 from rlkit.chat.verifiers.sandbox.child import Child
 from rlkit.chat.verifiers.sandbox.job import Checks, Result
 from rlkit.errors import TrainingError
@@ -33,18 +33,15 @@ class Sandbox:
         workers: samples at once; 0: one per core.
         timeout_seconds: wall clock for one sample.
         memory_mb: address space of a process, the interpreter's own 20 MB included.
-        level: which isolation; none: the strongest that the host offers.
-
-    Raises:
-        TrainingError: the host does not reach the level.
+        level: which isolation, one that the host reaches; none: its strongest.
     """
 
     def __init__(
         self, workers: int = 0, timeout_seconds: float = 5.0, memory_mb: int = 512, level: isolation.Level | None = None
     ) -> None:
         host = isolation.detect()
-        isolation.require(host, level or host.level)
         self.level = level or host.level
+        assert host.reaches(self.level)
         self.layers = host.layers(self.level)
         self.workers = workers or len(os.sched_getaffinity(0))
         self.timeout_seconds, self.memory_mb = timeout_seconds, memory_mb
@@ -126,6 +123,7 @@ class Zygote:
         mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with its:
             command = isolation.zygote_command("serve", str(its.fileno()), self.folder, *layers)
+            command = bubblewrap.wrapped(command) if "bubblewrap" in layers else command
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 env={}, cwd="/", pass_fds=[its.fileno()], start_new_session=True,
@@ -136,8 +134,8 @@ class Zygote:
         if mine.recv(64) != b"ready":
             self.close()
             raise TrainingError("sandbox: its process ended while it started; see `rlkit doctor`")
-        if "box" in layers:
-            os.rmdir(self.folder)  # inside of the box, the mount does not need it any more
+        if {"box", "bubblewrap"} & {*layers}:
+            os.rmdir(self.folder)  # inside, the mount does not need it any more
 
     def serves(self) -> bool:
         """Tell whether it runs, and whether it is this process's own and not that of a process forked from."""

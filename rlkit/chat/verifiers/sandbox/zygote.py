@@ -57,7 +57,8 @@ def probe(uid: int, folder: str) -> dict[str, str]:
 
     def another_user() -> None:
         confine.become(uid)
-        importlib.import_module("zipapp")  # are the libraries open to others?
+        if not os.access(os.__file__, os.R_OK):
+            raise OSError("the interpreter's libraries are closed to other users")
 
     attempts = {"landlock": landlocked, "filter": filtered, "user": another_user}
     attempts["box"] = lambda: _in_box(folder, lambda: None)
@@ -115,6 +116,8 @@ def serve(descriptor: int, folder: str, layers: Iterable[str]) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # wardens are reaped by the kernel
     if "box" in layers:
         box.build(folder)
+    else:
+        os.makedirs(folder, 0o711, exist_ok=True)  # bubblewrap has a file system of its own
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     sys.path[:] = [path for path in sys.path if "lib" in path.split(os.sep)[-2:] or path.startswith(sys.base_prefix)]
     gc.freeze()
