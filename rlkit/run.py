@@ -12,6 +12,7 @@ from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
+from rlkit.config.algorithms import PolicySettings
 from rlkit.errors import RunError, did_you_mean
 from rlkit.events import event_manager
 from rlkit.job import Job
@@ -116,7 +117,11 @@ def _run_stage(job: Job, inputs: str) -> None:
     job.run.begin(job.stage, inputs)
     started = time.monotonic()
     trains = not {"policy", "reward_model"}.isdisjoint(job.settings.makes)
-    artefacts = job.engine.launch(job.run.path, job.stage) if trains and job.engine.needs_workers else execute(job)
+    try:
+        artefacts = job.engine.launch(job.run.path, job.stage) if trains and job.engine.needs_workers else execute(job)
+    except BaseException as error:  # for `rlkit why`; whoever called says it on the terminal
+        logger.info("%s: ended by %s: %s", job.stage, type(error).__name__, error)
+        raise
     seconds = time.monotonic() - started
     job.run.finish(job.stage, inputs, artefacts, seconds)
     _say(f"{job.stage}: finished in {int(seconds) // 60}:{int(seconds) % 60:02d}")
@@ -153,9 +158,17 @@ def stage_inputs(recipe: Recipe, registry: Registry, directory: RunDirectory) ->
     for name in names:
         stage = recipe.stages[name]
         named = [file for settings in all_settings(stage) for path in settings.files() for file in _stamps(Path(path))]
-        chain = content_hash(chain, name, stage.model_dump(mode="json"), *([named] if named else []))
+        more = [*([named] if named else []), *_watched(recipe, name)]
+        chain = content_hash(chain, name, stage.model_dump(mode="json"), *more)
         result[name] = chain
     return result
+
+
+def _watched(recipe: Recipe, stage: str) -> list[Any]:
+    """Return the monitor's settings where they may change what a stage trains; one that warns makes no other run."""
+    monitor, algorithm = recipe.monitor, getattr(recipe.stages[stage], "algorithm", None)
+    changes = monitor is not None and monitor.changes_training and isinstance(algorithm, PolicySettings)
+    return [monitor.model_dump(mode="json")] if monitor is not None and changes else []
 
 
 def _model_files(recipe: Recipe) -> list[tuple[str, int, int]]:

@@ -36,7 +36,8 @@ FLOORS = (
     ("cli", "__main__"),
 )
 NEIGHBORS = {"algorithms", "recsys", "chat", "engines", "reward_models", "report"}
-LIGHT = ("errors", "records", "component", "hookspecs", "config", "builtin", "plugins", "recipe", "rlhf_config", "cli")
+LIGHT = ("errors", "records", "component", "hookspecs", "config", "builtin", "plugins", "recipe", "rlhf_config")
+LIGHT += ("cli", "monitor")
 LIGHT_READERS = ("rlkit.recsys.data", "rlkit.chat.data", "rlkit.chat.evaluation_data", "rlkit.models.head_files")
 # ``Settings.check`` reads the data that settings name, in the function; what it imports must be light.
 UPWARD_IN_A_FUNCTION = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import EarlyStoppingCallback, TrainingArguments
@@ -14,13 +15,24 @@ from rlkit.job import Job
 from rlkit.models.load import make_trainable
 from rlkit.policy.algorithm import PolicyAlgorithm
 from rlkit.policy.collect import Collector
+from rlkit.policy.health import Health
 from rlkit.policy.mini_batches import LoopSettings
 from rlkit.policy.module import PolicyModel
 from rlkit.policy.rewarder import Reward, Rewarder, weighted
+from rlkit.policy.rollback import KEPT_CHECKPOINTS
 from rlkit.policy.rollouts import PromptStream, Rollouts
 from rlkit.policy.supervised import SupervisedReward
 from rlkit.policy.trainer import PolicyTrainer
 from rlkit.policy.value import make_value
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a collector needs of the trainer."""
+
+    arguments: TrainingArguments
+    amend: Callable[[Rollouts], Rollouts] | None
+    health: Health | None
 
 
 def policy_trainer(
@@ -43,35 +55,18 @@ def policy_trainer(
     valued = make_value(job, value, loaded) if value else None
     prompts = job.domain.prompts("train")
     loop = _loop(job, settings, len(prompts))
-    rollout = job.load("rollout", settings.rollout)
     arguments = _arguments(job, settings, loop)
-    constraint = job.domain.constraint
     _check(job, settings)
+    health = _health(job, algorithm, loop)
+    stream = PromptStream(prompts, job.seed)
+    collector = _collector(job, settings, loaded.tokenizer, stream, _Parts(arguments, amend, health))
     model = PolicyModel(
         make_trainable(loaded, job.model),
-        None if constraint is None else constraint.to(arguments.device),
+        collector.constraint,
         job.domain.normalization,
-        rollout.temperature,
+        collector.rollout.temperature,
         settings.forward,
         valued,
-    )
-    collector = Collector(
-        settings,
-        rollout=rollout,
-        rewarder=Rewarder(
-            weighted(settings.rewards, lambda reward: _reward(job, reward)),
-            arguments.device,
-            settings.offload,
-            job.quarantine,
-        ),
-        domain=job.domain,
-        tokenizer=loaded.tokenizer,
-        stream=PromptStream(prompts, job.seed),
-        valid=job.domain.prompts("valid", settings.validate_on.prompts),
-        seed=job.seed,
-        chunk=arguments.per_device_train_batch_size,
-        device=arguments.device,
-        amend=amend,
     )
     return PolicyTrainer(
         model.to(arguments.device),
@@ -82,8 +77,60 @@ def policy_trainer(
         collector=collector,
         log_sample=job.log_sample,
         events=job.events.hook,
+        health=health,
         processing_class=loaded.tokenizer,
         callbacks=[*job.callbacks(), *_early_stopping(job, arguments)],
+    )
+
+
+def _collector(job: Job, settings: Any, tokenizer: Any, stream: PromptStream, parts: _Parts) -> Collector:
+    def quarantine(row: dict[str, Any]) -> None:
+        if parts.health is not None:
+            parts.health.quarantined(row)
+        job.quarantine(row)
+
+    device = parts.arguments.device
+    rewards = weighted(settings.rewards, lambda reward: _reward(job, reward))
+    return Collector(
+        settings,
+        rollout=job.load("rollout", settings.rollout),
+        rewarder=Rewarder(rewards, device, settings.offload, quarantine),
+        domain=job.domain,
+        tokenizer=tokenizer,
+        stream=stream,
+        valid=job.domain.prompts("valid", settings.validate_on.prompts),
+        seed=job.seed,
+        chunk=parts.arguments.per_device_train_batch_size,
+        device=device,
+        amend=parts.amend,
+    )
+
+
+def _health(job: Job, algorithm: PolicyAlgorithm, loop: LoopSettings) -> Health | None:
+    """Return who watches the stage; None where the recipe says so.
+
+    Raises:
+        RecipeError: an action cannot be taken here.
+    """
+    settings = job.recipe.monitor
+    if settings is None:
+        return None
+    actions = {settings.action, *settings.actions.values()}
+    if "adapt" in actions and not algorithm.state.get("kl_coef"):
+        raise RecipeError(
+            f"monitor: adapt moves kl_coef, but stages.{job.stage}.algorithm has none above 0; "
+            "set kl_coef, or choose warn or stop"
+        )
+    if "rollback" in actions and job.recipe.engine.type == "deepspeed":  # type: ignore[attr-defined]
+        raise RecipeError("monitor: rollback does not go with the engine deepspeed; choose stop or adapt")
+    held_out = ("reward", *getattr(job.recipe.domain, "valid_metrics", ()))
+    return Health(
+        settings,
+        job.stage,
+        folder=job.run.path,
+        append=job.run.append,
+        planned=loop.rollouts,
+        held_out=tuple(f"eval_{name}" for name in held_out),
     )
 
 
@@ -149,6 +196,9 @@ def _arguments(job: Job, settings: Any, loop: LoopSettings) -> TrainingArguments
     arguments |= {"max_steps": steps, "eval_steps": look, "save_steps": look, "eval_on_start": True}
     if not best and job.settings.train.save_every_steps:  # else every look needs its checkpoint: it may be the best
         arguments["save_steps"] = math.ceil(job.settings.train.save_every_steps / loop.updates) * loop.updates
+    monitor = job.recipe.monitor
+    if monitor is not None and "rollback" in (monitor.action, *monitor.actions.values()):
+        arguments["save_total_limit"] = max(arguments["save_total_limit"], KEPT_CHECKPOINTS)
     arguments |= {"load_best_model_at_end": best, "greater_is_better": True if best else None}
     arguments["metric_for_best_model"] = f"eval_{metric}" if best else None
     return TrainingArguments(**arguments)

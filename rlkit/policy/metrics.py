@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -13,8 +14,10 @@ from rlkit.policy.rollouts import Rollouts
 def rollout_metrics(rollouts: Rollouts) -> dict[str, float]:
     """Describe one rollout: rewards, their parts and spread, lengths, truncation, diversity.
 
-    ``diversity/candidates`` is the share of distinct completions in a group, ``diversity/tokens`` the share of
-    distinct tokens among all of a group's tokens; both are means over groups.
+    ``reward_spread`` is the standard deviation over all completions, ``reward_std`` the mean of that within groups.
+    ``diversity/candidates`` is the share of distinct completions in a group, ``diversity/tokens`` and
+    ``diversity/pairs`` those of distinct tokens and pairs of tokens among all of a group's (distinct-1 and -2); means
+    over groups. ``diversity/rollout`` is the share of distinct completions among all.
     """
     present, mask = rollouts.present, rollouts.batch.mask
     count = present.sum()
@@ -24,6 +27,7 @@ def rollout_metrics(rollouts: Rollouts) -> dict[str, float]:
 
     metrics = {
         "reward": mean(rollouts.rewards),
+        "reward_spread": float(rollouts.rewards[present].std(correction=0)),
         "reward_std": float(_group_std(rollouts.rewards, present).mean()),
         "completion_length": float(mask.sum() / count),
         "truncated": mean(rollouts.truncated.float()),
@@ -41,17 +45,20 @@ def _group_std(rewards: Tensor, present: Tensor) -> Tensor:
 
 
 def _diversity(rollouts: Rollouts) -> dict[str, float]:
-    candidates, tokens = [], []
+    shares: dict[str, list[float]] = {"candidates": [], "tokens": [], "pairs": []}
+    everything: list[tuple[int, ...]] = []
     for group, mask in zip(rollouts.batch.completions, rollouts.batch.mask):
         rows = [tuple(row[kept].tolist()) for row, kept in zip(group, mask) if kept.any()]
-        if rows:
-            flat = [token for row in rows for token in row]
-            candidates.append(len(set(rows)) / len(rows))
-            tokens.append(len(set(flat)) / len(flat))
-    return {
-        "diversity/candidates": sum(candidates) / max(len(candidates), 1),
-        "diversity/tokens": sum(tokens) / max(len(tokens), 1),
-    }
+        everything += rows
+        of_group = {
+            "candidates": rows,
+            "tokens": [token for row in rows for token in row],
+            "pairs": [pair for row in rows for pair in pairwise(row)],
+        }
+        for name, found in of_group.items():
+            shares[name] += [len(set(found)) / len(found)] if found else []
+    shares["rollout"] = [len(set(everything)) / max(len(everything), 1)]
+    return {f"diversity/{name}": sum(found) / max(len(found), 1) for name, found in shares.items()}
 
 
 def sample_rows(rollouts: Rollouts, tokenizer: Any, count: int) -> list[dict[str, Any]]:

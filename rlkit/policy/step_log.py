@@ -1,12 +1,15 @@
-"""What a policy trainer notes between two logs."""
+"""What a policy trainer notes between two logs, and the clock of its updates."""
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import TrainerCallback
 
 from rlkit.models.wrapped import global_sum
 
@@ -19,11 +22,15 @@ class StepLog:
         self.noted: dict[str, list[float]] = defaultdict(list)
         self.seconds: dict[str, float] = defaultdict(float)
         self.step = 0
+        self.follower: StepLog | None = None
+        """Is told the same, and flushed at other times."""
 
     def share(self, shares: Mapping[str, Tensor]) -> None:
         """Take a micro-batch's shares: they add up over micro-batches and ranks."""
         for name, value in shares.items():
             self.shares[name].append(value.detach())
+        if self.follower is not None:
+            self.follower.share(shares)
 
     def note(self, metrics: Mapping[str, float], seconds: Mapping[str, float]) -> None:
         """Take a rollout's numbers, and what its phases took."""
@@ -31,6 +38,8 @@ class StepLog:
             self.noted[name].append(value)
         for name, value in seconds.items():
             self.seconds[name] += value
+        if self.follower is not None:
+            self.follower.note(metrics, seconds)
 
     def flush(self, step: int) -> dict[str, float]:
         """Return means since the last call, ``seconds/`` per phase, and start anew; a collective call.
@@ -50,3 +59,18 @@ class StepLog:
         for store in (self.shares, self.noted, self.seconds):
             store.clear()
         return logs
+
+
+class UpdateClock(TrainerCallback):
+    """Times the optimizer."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self.seconds, self.started = seconds, 0.0
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock."""
+        self.started = time.perf_counter()
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop it."""
+        self.seconds["update"] += time.perf_counter() - self.started

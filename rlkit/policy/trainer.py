@@ -20,24 +20,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
 from rlkit.config.algorithms import PolicySettings
-from rlkit.errors import TrainingError
 from rlkit.models.wrapped import WrappedTrainer, global_sum
 from rlkit.ops.kl import kl_full
 from rlkit.ops.policy_loss import Counts
 from rlkit.policy.algorithm import PolicyAlgorithm
 from rlkit.policy.collect import Collector
+from rlkit.policy.first_pass import check_first_pass
 from rlkit.policy.group_batch import GroupBatch
 from rlkit.policy.grouped_forward import PolicyOutput
+from rlkit.policy.health import Health
 from rlkit.policy.metrics import rollout_metrics, sample_rows
 from rlkit.policy.mini_batches import LoopSettings, Tickets, mini_batches, nothing_of, part_of
 from rlkit.policy.module import PolicyModel
 from rlkit.policy.reference import Reference
+from rlkit.policy.rollback import read_state
 from rlkit.policy.rollouts import Rollouts
-from rlkit.policy.step_log import StepLog
+from rlkit.policy.step_log import StepLog, UpdateClock
 from rlkit.policy.value import VALUE_FOLDER
 
 logger = logging.getLogger("rlkit")
@@ -46,23 +48,8 @@ STATE_FILE = "policy.json"
 RESUMED = ("cursor", "rollout", "start_metric", "synced_step")
 """What a checkpoint holds beside weights, optimizer, random states and the algorithm's own state."""
 REFERENCE_FOLDER = "reference"
-FIRST_PASS_TOLERANCE = 1e-4
-LOW_PRECISION_TOLERANCE = 2e-2
 KL_LIMIT = 1.5
 """A rollout's remaining updates are skipped where the policy has moved this many times ``target_kl``."""
-
-
-class _UpdateClock(TrainerCallback):
-    """Times the optimizer."""
-
-    def __init__(self, seconds: dict[str, float]) -> None:
-        self.seconds, self.started = seconds, 0.0
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.started = time.perf_counter()
-
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.seconds["update"] += time.perf_counter() - self.started
 
 
 class PolicyTrainer(WrappedTrainer):
@@ -77,6 +64,7 @@ class PolicyTrainer(WrappedTrainer):
         collector: makes and rewards rollouts, and looks at the valid split.
         log_sample: takes a row of samples.jsonl.
         events: hooks of the callbacks that the recipe lists.
+        health: watches the stage; None: nobody does.
     """
 
     def __init__(
@@ -90,11 +78,12 @@ class PolicyTrainer(WrappedTrainer):
         collector: Collector,
         log_sample: Any,
         events: Any,
+        health: Health | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(model, args, eval_dataset=Tickets(), **kwargs)  # never read: the collector has the prompts
         self.algorithm, self.settings, self.loop, self.collector = algorithm, settings, loop, collector
-        self.log_sample, self.events = log_sample, events
+        self.log_sample, self.events, self.health = log_sample, events, health
         self.cursor = self.rollout = 0
         self.start_metric: float | None = None
         self.buffer: list[GroupBatch] = []
@@ -103,7 +92,9 @@ class PolicyTrainer(WrappedTrainer):
         self.moved: list[Tensor] = []
         """Shares of the KL divergence to the sampling policy, of the step that is being computed."""
         self.skipping = False
-        self.add_callback(_UpdateClock(self.notes.seconds))
+        self.add_callback(UpdateClock(self.notes.seconds))
+        if health is not None:
+            health.attach(self)
         self.start_state = {name: p.detach().cpu().clone() for name, p in model.named_parameters() if p.requires_grad}
         self.reference = None if settings.kl_coef == 0 else Reference(model, args.device, settings.offload)
 
@@ -163,6 +154,8 @@ class PolicyTrainer(WrappedTrainer):
     def _collect(self) -> list[GroupBatch]:
         """Make one rollout and cut it into the mini-batches of its updates; groups stay whole on a rank."""
         self._sync_reference()
+        if self.health is not None:
+            self.health.check_weights()
         self.model.eval()
         with self._whole_policy() as lm:
             found = self.collector.collect(lm, self.rollout, self.cursor, self.loop.rollout_batch_size)
@@ -171,6 +164,8 @@ class PolicyTrainer(WrappedTrainer):
         metrics = rollout_metrics(found.rollouts) | {"zero_signal": found.zero_signal} | self.collector.rewarder.notes
         self.notes.note(metrics, found.seconds)
         self._write_samples(found.rollouts)
+        if self.health is not None:
+            self.health.rollouts = found.rollouts
         batch = found.rollouts.batch
         batch.numbers |= self.algorithm.experience(found.rollouts) | {"scores": found.rollouts.scores}
         place = {"rank": self.args.process_index, "processes": self.args.world_size}
@@ -256,31 +251,26 @@ class PolicyTrainer(WrappedTrainer):
         self.notes.share({"policy_objective": loss, **shares})
         if "approx_kl" in shares:
             self.moved.append(shares["approx_kl"].detach())
+        if self.health is not None:
+            self.health.saw(inputs, output.logprobs, loss)
         return loss * self.args.world_size
 
     def _check_first_pass(self, logprobs: Tensor, batch: GroupBatch) -> None:
-        """Assert that training sees the probabilities that sampling saw: ratios of 1, per token and per completion."""
-        off = (logprobs.sum(-1) - batch.numbers["scores"]).exp() - 1  # (B, G)
-        sampled = batch.mask.any(-1) & ~batch.numbers["scores"].isnan()  # an added answer has no score
-        worst = float(off.abs().masked_fill(~sampled, 0.0).max())
-        if "old_logprobs" in batch.numbers:
-            token = (logprobs - batch.numbers["old_logprobs"]).exp() - 1  # (B, G, C)
-            worst = max(worst, float(token.abs().masked_fill(~batch.mask, 0.0).max()))
+        """Assert that training sees the probabilities that sampling saw; what is not finite is the monitor's."""
         full = not (self.args.bf16 or self.args.fp16) and next(self.model.parameters()).dtype == torch.float32
-        tolerance = FIRST_PASS_TOLERANCE if full else LOW_PRECISION_TOLERANCE
-        if not worst <= tolerance * batch.completions.shape[-1]:
-            raise TrainingError(
-                f"policy: training and sampling disagree on a rollout's probabilities by a ratio of {worst:.2g} "
-                f"(limit {tolerance:g} per token); look for dropout, a changed temperature or normalization, "
-                "or a lower precision in one of the two"
-            )
+        if self.health is None or logprobs[batch.mask].isfinite().all():
+            check_first_pass(logprobs, batch, full)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """Time forward and backward together."""
         started = time.perf_counter()
         loss = super().training_step(model, inputs, num_items_in_batch)
         self.notes.seconds["forward_backward"] += time.perf_counter() - started
-        return loss
+        return loss if self.health is None else loss.nan_to_num(0.0, 0.0, 0.0)  # that step is not taken
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)
+        return norm if self.health is None else self.health.gradient(norm)
 
     # ---- logs
 
@@ -310,6 +300,8 @@ class PolicyTrainer(WrappedTrainer):
     ) -> dict[str, float]:
         """Look at the valid split with the current policy."""
         started = time.perf_counter()
+        if self.health is not None:
+            self.health.check_weights()
         self.model.eval()
         with self._whole_policy() as lm:
             found = self.collector.validate(lm)
@@ -333,11 +325,12 @@ class PolicyTrainer(WrappedTrainer):
                 "no checkpoint beats the starting model on valid (%s): the starting model is kept",
                 self.args.metric_for_best_model,
             )
-            self._restore_start()
+            self.restore_start()
         else:
             super()._load_best_model()
 
-    def _restore_start(self) -> None:
+    def restore_start(self) -> None:
+        """Put the starting model's weights back."""
         with self._gathered_for_writing():
             for name, parameter in self.model.named_parameters():
                 if name in self.start_state:
@@ -368,15 +361,23 @@ class PolicyTrainer(WrappedTrainer):
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             state = {name: getattr(self, name) for name in RESUMED} | {"algorithm": self.algorithm.state}
             (folder / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
+            if self.health is not None:
+                self.health.save(folder)
             if self.settings.reference_sync and self.reference is not None:
                 self.reference.save(folder / REFERENCE_FOLDER)
 
+    def saved_state(self, folder: Path) -> dict[str, Any]:
+        """Return what a checkpoint holds of the loop and of the algorithm."""
+        return read_state(folder / STATE_FILE)
+
     def _load_state(self, folder: Path) -> None:
-        state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+        state = self.saved_state(folder)
         for name in RESUMED:
             setattr(self, name, state[name])
         self.algorithm.state.update(state["algorithm"])
         self.args.eval_on_start = False
+        if self.health is not None:
+            self.health.load(folder)
         if (folder / REFERENCE_FOLDER).is_dir():
             assert self.reference is not None
             self.reference.load(folder / REFERENCE_FOLDER)

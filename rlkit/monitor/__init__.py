@@ -1,0 +1,1 @@
+"""Alarms on the history of a stage's metrics."""
