@@ -85,25 +85,25 @@ def is_plain(tree: Tree) -> bool:
 
     Nothing is built from it: sets and dicts of keys that collide on purpose would take hours, here in the trainer.
     """
-    stack, seen = [(tree, 0)], 0
+    stack, seen = [([tree], 0)], 0
     while stack:
-        node, depth = stack.pop()
-        seen += 1
+        nodes, depth = stack.pop()
+        seen += len(nodes)
         if depth > 2 * MAX_DEPTH or seen > MAX_NODES:
             return False
-        inner = _inside(node)
-        if inner is None:
-            return False
-        stack += [(part, depth + 1) for part in inner]
+        for node in nodes:
+            if isinstance(node, list | dict):  # json reads nothing else but null, true, false, numbers and texts
+                inner = _inside(node)
+                if inner is None:
+                    return False
+                stack.append((inner, depth + 1))
     return True
 
 
-def _inside(node: Tree) -> list[Tree] | None:
+def _inside(node: list[Tree] | dict[str, Tree]) -> list[Tree] | None:
     """Return the parts of a node, or None where its form is wrong."""
     if isinstance(node, list):
         return node
-    if not isinstance(node, dict):
-        return []  # json reads nothing else but null, true, false, numbers and texts
     if len(node) != 1:
         return None
     ((tag, inner),) = node.items()
