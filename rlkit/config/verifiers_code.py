@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rlkit.config.rewards import RewardSettings
 
@@ -16,8 +16,9 @@ class CodeSettings(RewardSettings):
     domains: ClassVar[tuple[str, ...]] = ("chat",)
     score: Literal["all", "share"] = "all"
     """``all``: 1 where every test passes, else 0. ``share``: the share of tests that pass."""
-    timeout_seconds: float = Field(5.0, gt=0, le=600)
-    """Wall clock for one sample, all of its tests together."""
+    run_seconds: float = Field(5.0, gt=0, le=600)
+    """Wall clock for one sample, all of its tests together; what takes longer scores 0. ``timeout_seconds``, which ends
+    a run whose sandbox hangs, must be twice as long at least."""
     memory_mb: int = Field(512, ge=64)
     """Address space of a process that runs code, of which the interpreter takes about 40."""
     workers: int = Field(0, ge=0, le=256)
@@ -25,3 +26,12 @@ class CodeSettings(RewardSettings):
     isolation: Literal["auto", "namespaces", "bubblewrap", "seccomp", "rlimits"] = "auto"
     """The weakest isolation that will do; a host that offers less is refused (``rlkit doctor`` shows what it offers).
     The strongest that is there is used in any case. ``auto``: whatever it is."""
+
+    @model_validator(mode="after")
+    def _leaves_room(self) -> CodeSettings:
+        if self.timeout_seconds < 2 * self.run_seconds:
+            raise ValueError(
+                f"run_seconds {self.run_seconds:g} leaves no room in timeout_seconds {self.timeout_seconds:g}; "
+                f"set timeout_seconds to {2 * self.run_seconds:g} or more"
+            )
+        return self

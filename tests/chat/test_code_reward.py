@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 from toys import data_folder
 
 from rlkit.chat.verifiers.code import CodeReward, program_of, tests_of
@@ -29,14 +30,14 @@ TWO = {"tests": ["assert f(1) == 1", "assert f(2) == 4"]}
 
 @pytest.fixture(scope="module")
 def reward():
-    found = CodeReward(CodeSettings(timeout_seconds=60, workers=2), None)
+    found = CodeReward(CodeSettings(run_seconds=60, timeout_seconds=120, workers=2), None)
     yield found
     found.sandbox.close()
 
 
 @pytest.fixture(scope="module")
 def sharing():
-    found = CodeReward(CodeSettings(timeout_seconds=60, workers=2, score="share"), None)
+    found = CodeReward(CodeSettings(run_seconds=60, timeout_seconds=120, workers=2, score="share"), None)
     yield found
     found.sandbox.close()
 
@@ -96,6 +97,19 @@ def test_tests_come_from_the_context_or_as_json_from_the_answer() -> None:
     cases = {"cases": [{"input": "1\n", "output": "2\n"}]}
     assert tests_of(Sample("", "", context=cases)) == Checks(cases=(Case("1\n", "2\n"),))
     assert tests_of(Sample("", "")) is None
+    assert tests_of(Sample("", "", answer=json.dumps(row), context={"level": "3"})) == wanted
+    assert tests_of(Sample("", "", answer="42")) is None  # runs without an error, and so would any code
+
+
+def test_tests_that_never_call_the_code_say_nothing(reward: CodeReward) -> None:
+    tests = ["import math", "assert 1 + 1 == 2"]
+    (found,) = reward.run([completion("def f(x):\n    return x", tests=tests, entry_point="f")])
+    assert (found.kind, found.reason) == ("unsupported", "the tests call no function of the code")
+
+
+def test_a_time_limit_without_room_is_refused() -> None:
+    with pytest.raises(ValidationError, match="set timeout_seconds to 24 or more"):
+        CodeSettings(run_seconds=12)
 
 
 def test_mbpp_rows_are_read() -> None:
@@ -119,6 +133,12 @@ def test_every_test_must_pass_or_the_share_that_does_counts(reward: CodeReward, 
     samples = [Sample("", text, context=TWO) for text in (square, same, dies)]
     assert reward.score(samples) == [1.0, 0.0, 0.0]
     assert sharing.score(samples) == [1.0, 0.5, 0.5]
+
+
+def test_a_function_that_is_missing_fails_its_tests(reward: CodeReward, sharing: CodeReward) -> None:
+    for row in (TWO, {**TWO, "entry_point": "f"}):
+        missing = Sample("", "def g(x):\n    return x * x", context=row)
+        assert [*reward.score([missing]), *sharing.score([missing])] == [0.0, 0.0]
 
 
 def test_what_has_no_verdict_is_masked_and_says_why(reward: CodeReward, caplog: pytest.LogCaptureFixture) -> None:

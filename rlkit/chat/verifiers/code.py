@@ -25,6 +25,8 @@ from rlkit.policy.text_rewards import Outcome, Sample, TextReward
 logger = logging.getLogger(__name__)
 
 FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
+CARRIERS = ("tests", "test_list", "test", "cases")
+"""The keys of a row under which tests stand."""
 PYTHON = ("", "python", "python3", "py")
 TOP_LEVEL = re.compile(r"(?:\s|def\b|class\b|async\b|import\b|from\b|@|#|$)")
 """How a line begins that goes on with a program of functions; anything else is the model talking."""
@@ -46,7 +48,7 @@ class CodeReward(TextReward):
         self.settings = settings
         if settings.isolation != "auto":
             isolation.require(isolation.detect(), settings.isolation)
-        self.sandbox = Sandbox(settings.workers, settings.timeout_seconds, settings.memory_mb)
+        self.sandbox = Sandbox(settings.workers, settings.run_seconds, settings.memory_mb)
         logger.info("code runs in a sandbox with isolation %r (%s)", self.sandbox.level, ", ".join(self.sandbox.layers))
 
     def run(self, samples: Sequence[Sample]) -> list[Result]:
@@ -99,13 +101,15 @@ def tests_of(sample: Sample) -> Checks | None:
 
 
 def _row(sample: Sample) -> Mapping[str, Any]:
-    if isinstance(sample.context, Mapping):
-        return sample.context
+    """Return what the row says: its context, and where no tests stand there, those in its answer: JSON, or asserts."""
+    context = sample.context if isinstance(sample.context, Mapping) else {}
+    if any(context.get(key) for key in CARRIERS):
+        return context
     try:
-        row = json.loads(sample.answer)
+        found = json.loads(sample.answer)
     except ValueError:
-        row = None
-    return row if isinstance(row, dict) else {"tests": sample.answer}
+        found = {"tests": sample.answer} if "assert" in sample.answer else {}
+    return {**(found if isinstance(found, dict) else {}), **context}
 
 
 @functools.lru_cache(maxsize=4096)

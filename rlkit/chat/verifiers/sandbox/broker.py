@@ -83,11 +83,17 @@ def _functions(
             names = _load(model, code, tests.entry_point, deadline)
             job = {"setup": tests.setup, "tests": tests.tests, "entry_point": tests.entry_point}
             driver.send({**job, "names": names, "until_failure": until_failure}, deadline)
+            calls = failures = 0
             while "done" not in (message := driver.receive(deadline, silent=model)):
                 if "call" in message:
+                    calls += 1
                     driver.send(_ask(model, message, deadline), deadline)
                 else:
-                    yield _verdict(message)
+                    verdict = _verdict(message)
+                    failures += verdict[0] != "passed"
+                    yield verdict
+            if not calls and not failures:  # any code would pass them
+                raise _Stop("unsupported", "the tests call no function of the code")
         except TimeoutError as error:
             raise _Stop("timeout", f"no end within {sandbox.timeout_seconds:g} s") from error
         except Ended as error:
