@@ -88,6 +88,15 @@ def test_a_whole_function_follows_the_prompt_whose_imports_it_needs() -> None:
         assert names["area"](1) == math.pi
 
 
+def test_a_prompt_that_is_a_question_is_no_part_of_the_program() -> None:
+    for prompt in ("square", "Complete:\n```python\ndef f(x):\n```", [{"role": "user", "content": "def f(x): ..."}]):
+        sample = completion("def f(x):\n    return x", prompt=prompt, entry_point="f", tests=["assert f(1)"])
+        assert program_of(sample) == sample.completion
+        found = tests_of(sample)
+        assert found is not None
+        assert found.setup == ()
+
+
 def test_tests_come_from_the_context_or_as_json_from_the_answer() -> None:
     row = {"tests": ["assert f(1)"], "setup": "import math", "entry_point": "f"}
     wanted = Checks(("assert f(1)",), ("import math",), "f")

@@ -94,7 +94,7 @@ def tests_of(sample: Sample) -> Checks | None:
     entry = row.get("entry_point") or ""
     setup = row.get("setup", row.get("test_setup_code"))
     if setup is None:
-        setup = _defined_by(row.get("prompt") or "") if entry else ""
+        setup = _defined_by(_head(row))
     cases = tuple(Case(str(case["input"]), str(case["output"])) for case in row.get("cases") or ())
     tests = _texts(row.get("tests") or row.get("test_list") or row.get("test") or ())
     return Checks(tests, _texts(setup), entry, cases) if tests or cases else None
@@ -110,6 +110,20 @@ def _row(sample: Sample) -> Mapping[str, Any]:
     except ValueError:
         found = {"tests": sample.answer} if "assert" in sample.answer else {}
     return {**(found if isinstance(found, dict) else {}), **context}
+
+
+def _head(row: Mapping[str, Any]) -> str:
+    """Return the row's prompt where it is code that ends in the function under test; empty where it is a question."""
+    prompt, entry = row.get("prompt"), row.get("entry_point")
+    if not isinstance(prompt, str) or not entry or not _definition_of(entry).search(prompt):
+        return ""
+    return prompt if _defined_by(prompt) else ""
+
+
+def _definition_of(name: str) -> re.Pattern[str]:
+    """Return what finds the definition of a name, or of any where the name is empty."""
+    wanted = re.escape(name) or r"\w+"
+    return re.compile(rf"^(?:async )?(?:def|class) {wanted}\b", re.MULTILINE)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -134,10 +148,9 @@ def program_of(sample: Sample) -> str:
     The prompt of the row (``context["prompt"]``: imports, helpers, the head of the function) goes before it.
     """
     row = _row(sample)
-    prompt, entry = row.get("prompt") or "", row.get("entry_point") or ""
+    prompt, entry = _head(row), row.get("entry_point") or ""
     text = sample.completion.rpartition("</think>")[2]
-    name = re.escape(entry) or r"\w+"
-    defines = re.compile(rf"^(?:async )?(?:def|class) {name}\b", re.MULTILINE)
+    defines = _definition_of(entry)
     blocks = [body for language, body in FENCE.findall(text) if language.lower() in PYTHON]
     if blocks:
         body = next((body for body in reversed(blocks) if defines.search(body)), blocks[-1])
