@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rlkit.cli import chat, data, doctor, installed, recipes, results, rewards, single
+from rlkit.cli import chat, data, doctor, installed, recipes, results, rewards, single, why
 from rlkit.errors import RlkitError
 
 CONTINUED = ("run", *single.VERBS)  # verbs whose work goes on when the same command is given again
@@ -38,7 +38,7 @@ def _options(
     pass
 
 
-for _module in (recipes, single, results, chat, data, rewards, installed, doctor):
+for _module in (recipes, single, results, why, chat, data, rewards, installed, doctor):
     _module.register(app)
 
 

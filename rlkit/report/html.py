@@ -21,6 +21,7 @@ from rlkit.run_directory import write_atomically
 REPORT_FILE = "report.html"
 SAMPLES_PER_STAGE = 12
 """Half of them from the first step that has any, half from the last."""
+ALARMS_SHOWN = 40
 _VISIBLE = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
 """Control characters, which models do sample, as their pictures."""
 
@@ -37,6 +38,7 @@ def report_html(run: RunFiles) -> str:
     """Return the page."""
     sections = [
         _head(run),
+        _alarms(run),
         *(evaluation_html(folder, report) for folder, report in run.evaluations.items()),
         *(_training(stage, [row for row in run.metrics if row.get("stage") == stage]) for stage in run.stage_names),
         _time(run),
@@ -75,7 +77,24 @@ def _path(tree: Any, *keys: str) -> Any:
     return tree
 
 
-# ---- training, time, samples
+# ---- alarms, training, time, samples
+
+
+def _alarms(run: RunFiles) -> str:
+    rows = [
+        f"<tr>{''.join(f'<td>{escape(text)}</td>' for text in _alarm_cells(row))}</tr>"
+        for row in run.alarms[:ALARMS_SHOWN]
+    ]
+    more = len(run.alarms) - len(rows)
+    note = f'<p class="note">and {more} more in alarms.jsonl</p>' if more else ""
+    titles = ["stage", "step", "since", "alarm", "symptom", "likely cause", "change", "done"]
+    return f"<section><h2>alarms</h2>{html_table(titles, rows)}{note}</section>" if rows else ""
+
+
+def _alarm_cells(row: Mapping[str, Any]) -> Iterable[str]:
+    for key in ("stage", "step", "since", "alarm", "symptom", "cause", "change", "done"):
+        value = row.get(key, "")
+        yield ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _training(stage: str, rows: Sequence[Mapping[str, Any]]) -> str:

@@ -24,6 +24,7 @@ class RunFiles:
         stages: the finished stages of manifest.json, in their order.
         metrics: rows of metrics.jsonl.
         samples: rows of samples.jsonl.
+        alarms: rows of alarms.jsonl.
         evaluations: ``eval.json`` of every folder that holds one, by folder.
     """
 
@@ -34,6 +35,7 @@ class RunFiles:
     stages: Mapping[str, Mapping[str, Any]]
     metrics: list[dict[str, Any]]
     samples: list[dict[str, Any]]
+    alarms: list[dict[str, Any]]
     evaluations: Mapping[str, Mapping[str, Any]]
 
     @property
@@ -58,8 +60,9 @@ def read_run(path: Path) -> RunFiles:
         recipe_text=text,
         environment=_object(path / "environment.json"),
         stages={name: entry for name, entry in stages.items() if isinstance(entry, dict)},
-        metrics=_rows(path / "metrics.jsonl"),
-        samples=_rows(path / "samples.jsonl"),
+        metrics=rows_of(path / "metrics.jsonl"),
+        samples=rows_of(path / "samples.jsonl"),
+        alarms=rows_of(path / "alarms.jsonl"),
         evaluations=evaluations,
     )
 
@@ -89,7 +92,7 @@ def _object(path: Path) -> dict[str, Any]:
     return _parsed(_text(path)) or {}
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def rows_of(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a JSONL file; a line that a kill cut short is no row."""
     return [row for line in _text(path).split("\n") if (row := _parsed(line))]
 
