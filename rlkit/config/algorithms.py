@@ -57,6 +57,17 @@ class ValidateSettings(Settings):
     """The best checkpoint has the highest value of this metric; none: the domain's own; ``last`` keeps the last one."""
 
 
+class SkipSolvedSettings(Settings):
+    """Keep each prompt's pass rate: leave out those that are always or never solved, and log rewards by difficulty."""
+
+    visits: int | None = Field(2, ge=1)
+    """A prompt whose last so many visits all passed, or all failed, in every completion is skipped; none: none is."""
+    passed_at: float = 1.0
+    """A completion passes where its whole reward is at least this."""
+    passes: int = Field(4, ge=1)
+    """Passes over the prompts after which a skipped one is tried again."""
+
+
 class PolicySettings(Settings):
     """What every online algorithm has."""
 
@@ -86,6 +97,8 @@ class PolicySettings(Settings):
     """Weight of the entropy bonus."""
     zero_signal: Literal["keep", "drop", "refill"] = "keep"
     """Groups whose rewards are all equal: keep them (their KL term still acts), drop them, or take further prompts."""
+    skip_solved: SkipSolvedSettings | None = None
+    """Skip prompts that are always or never solved, and log the reward by difficulty; none: all stay."""
     max_refills: int = Field(3, ge=1)
     """With refill: how many further rollouts are tried before the batch goes on smaller."""
     forward: Literal["auto", "grouped", "dense"] = "auto"

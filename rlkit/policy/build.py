@@ -18,12 +18,14 @@ from rlkit.policy.collect import Collector
 from rlkit.policy.health import Health
 from rlkit.policy.mini_batches import LoopSettings
 from rlkit.policy.module import PolicyModel
+from rlkit.policy.pass_rates import PassRates
 from rlkit.policy.rewarder import Reward, Rewarder, weighted
 from rlkit.policy.rollback import KEPT_CHECKPOINTS
 from rlkit.policy.rollouts import PromptStream, Rollouts
 from rlkit.policy.supervised import SupervisedReward
 from rlkit.policy.trainer import PolicyTrainer
 from rlkit.policy.value import make_value
+from rlkit.records import Prompt
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,7 @@ def policy_trainer(
     arguments = _arguments(job, settings, loop)
     _check(job, settings)
     health = _health(job, algorithm, loop)
-    stream = PromptStream(prompts, job.seed)
-    collector = _collector(job, settings, loaded.tokenizer, stream, _Parts(arguments, amend, health))
+    collector = _collector(job, settings, loaded.tokenizer, prompts, _Parts(arguments, amend, health))
     model = PolicyModel(
         make_trainable(loaded, job.model),
         collector.constraint,
@@ -83,13 +84,14 @@ def policy_trainer(
     )
 
 
-def _collector(job: Job, settings: Any, tokenizer: Any, stream: PromptStream, parts: _Parts) -> Collector:
+def _collector(job: Job, settings: Any, tokenizer: Any, prompts: list[Prompt], parts: _Parts) -> Collector:
     def quarantine(row: dict[str, Any]) -> None:
         if parts.health is not None:
             parts.health.quarantined(row)
         job.quarantine(row)
 
     device = parts.arguments.device
+    rates = PassRates(settings.skip_solved) if settings.skip_solved else None
     rewards = weighted(settings.rewards, lambda reward: _reward(job, reward))
     return Collector(
         settings,
@@ -97,12 +99,13 @@ def _collector(job: Job, settings: Any, tokenizer: Any, stream: PromptStream, pa
         rewarder=Rewarder(rewards, device, settings.offload, quarantine),
         domain=job.domain,
         tokenizer=tokenizer,
-        stream=stream,
+        stream=PromptStream(prompts, job.seed, rates.skips) if rates else PromptStream(prompts, job.seed),
         valid=job.domain.prompts("valid", settings.validate_on.prompts),
         seed=job.seed,
         chunk=parts.arguments.per_device_train_batch_size,
         device=device,
         amend=parts.amend,
+        rates=rates,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rlkit.config.algorithms import PolicySettings
 from rlkit.ops.advantages import zero_signal
+from rlkit.policy.pass_rates import PassRates
 from rlkit.policy.rewarder import Rewarder
 from rlkit.policy.rollouts import PromptStream, Rollouts, concat, generator_for
 from rlkit.policy.sampler import RolloutRequest
@@ -29,6 +30,7 @@ class Collected:
         cursor: where the prompt stream goes on.
         zero_signal: the share of groups whose rewards were all equal, among all that were completed.
         seconds: per phase.
+        notes: what is logged of it beside what rollouts say themselves.
     """
 
     rollouts: Rollouts
@@ -36,6 +38,7 @@ class Collected:
     cursor: int
     zero_signal: float
     seconds: dict[str, float]
+    notes: dict[str, float]
 
 
 class Collector:
@@ -53,6 +56,7 @@ class Collector:
         chunk: prompts that are completed together.
         device: where the policy lies.
         amend: what the algorithm does to fresh rollouts, such as adding the ground truth; or None.
+        rates: keeps the pass rates that the stream skips by; or None.
     """
 
     def __init__(
@@ -69,10 +73,11 @@ class Collector:
         chunk: int,
         device: Any,
         amend: Callable[[Rollouts], Rollouts] | None = None,
+        rates: PassRates | None = None,
     ) -> None:
         self.settings, self.rollout, self.rewarder, self.domain = settings, rollout, rewarder, domain
         self.tokenizer, self.stream, self.valid, self.seed = tokenizer, stream, valid, seed
-        self.chunk, self.device, self.amend = chunk, device, amend
+        self.chunk, self.device, self.amend, self.rates = chunk, device, amend, rates
         self.constraint = None if domain.constraint is None else domain.constraint.to(device)
 
     @property
@@ -92,20 +97,41 @@ class Collector:
             count: prompts.
         """
         seconds: dict[str, float] = {"rollout": 0.0, "reward": 0.0}
-        rollouts = self._complete(lm, self.stream.take(cursor, count), ("train", rollout), seconds)
-        cursor += count
+        rollouts, cursor, notes = self._next(lm, cursor, count, rollout, seconds)
         dead = self._without_signal(rollouts)
         rolled, without = count, int(dead.sum())
         tries = self.settings.max_refills if self.settings.zero_signal == "refill" else 0
         while tries and dead.any():
             missing = int(dead.sum())
-            more = self._complete(lm, self.stream.take(cursor, missing), ("train", rollout), seconds)
+            more, cursor, _ = self._next(lm, cursor, missing, rollout, seconds)
             rollouts = concat([rollouts.select((~dead).nonzero()[:, 0].tolist()), more])
             dead = self._without_signal(rollouts)
-            cursor, tries, rolled = cursor + missing, tries - 1, rolled + missing
+            tries, rolled = tries - 1, rolled + missing
             without += int(self._without_signal(more).sum())
         keep = torch.ones_like(dead) if self.settings.zero_signal == "keep" else ~dead
-        return Collected(rollouts, keep, cursor, without / rolled, seconds)
+        notes |= {"zero_signal": without / rolled, **self.rewarder.notes}
+        return Collected(rollouts, keep, cursor, without / rolled, seconds, notes)
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint has to hold."""
+        return {} if self.rates is None else {"rates": self.rates.state()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint's state."""
+        if self.rates is not None:
+            self.rates.load(state["rates"])
+
+    def _next(
+        self, lm: Any, cursor: int, count: int, rollout: int, seconds: dict[str, float]
+    ) -> tuple[Rollouts, int, dict[str, float]]:
+        """Complete the stream's next prompts; return where it goes on, and what is known of their difficulty."""
+        prompts, after, skipped = self.stream.draw(cursor, count)
+        rollouts = self._complete(lm, prompts, ("train", rollout), seconds)
+        if self.rates is None:
+            return rollouts, after, {}
+        self.rates.skipped += skipped
+        buckets = self.rates.record(rollouts, cursor // len(self.stream.prompts))
+        return rollouts, after, {"skipped_prompts": float(self.rates.skipped), **buckets}
 
     def _without_signal(self, rollouts: Rollouts) -> Tensor:
         """Return (B,) True where all rewards of a group are equal; a group of one is not compared with itself."""

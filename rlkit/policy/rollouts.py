@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -101,20 +101,48 @@ class PromptStream:
     """An endless, seeded stream of prompts with a cursor: refills, filters and resuming need no more than a number.
 
     Every pass over the prompts is a permutation of its own, drawn from (seed, pass).
+
+    Args:
+        prompts: all of them.
+        seed: of the permutations.
+        skips: whether a prompt, by its key, is left out of a pass; none: all passes have all prompts.
     """
 
-    def __init__(self, prompts: Sequence[Prompt], seed: int) -> None:
-        self.prompts, self.seed = prompts, seed
+    def __init__(
+        self, prompts: Sequence[Prompt], seed: int, skips: Callable[[str, int], bool] = lambda key, turn: False
+    ) -> None:
+        self.prompts, self.seed, self.skips = prompts, seed, skips
+        self._order: tuple[int, Any] = (-1, None)
 
     def take(self, cursor: int, count: int) -> list[Prompt]:
         """Return ``count`` prompts from position ``cursor`` on."""
-        size = len(self.prompts)
+        return self.draw(cursor, count)[0]
+
+    def draw(self, cursor: int, count: int) -> tuple[list[Prompt], int, int]:
+        """Return ``count`` prompts from a position on, where the stream goes on, and how many were skipped.
+
+        As many positions as there are prompts are looked at; where too few of them count, skipped ones fill up.
+        """
         taken: list[Prompt] = []
+        skipped = 0
         while len(taken) < count:
-            turn, start = divmod(cursor + len(taken), size)
-            order = np.random.default_rng((self.seed, turn)).permutation(size)
-            taken += [self.prompts[index] for index in order[start : start + count - len(taken)]]
-        return taken
+            kept: list[Prompt] = []
+            left: list[Prompt] = []
+            end, missing = cursor + len(self.prompts), count - len(taken)
+            while len(kept) < missing and cursor < end:
+                prompt, turn = self._at(cursor)
+                (left if self.skips(prompt.key, turn) else kept).append(prompt)
+                cursor += 1
+            filled = left[: missing - len(kept)]
+            skipped += len(left) - len(filled)
+            taken += kept + filled
+        return taken, cursor, skipped
+
+    def _at(self, cursor: int) -> tuple[Prompt, int]:
+        turn, place = divmod(cursor, len(self.prompts))
+        if self._order[0] != turn:
+            self._order = turn, np.random.default_rng((self.seed, turn)).permutation(len(self.prompts))
+        return self.prompts[self._order[1][place]], turn
 
 
 def generator_for(*key: Any) -> torch.Generator:

@@ -121,6 +121,8 @@ class PolicyTrainer(WrappedTrainer):
         """Return exactly ``num_batches`` micro-batches of this rank, and the global counts of the optimizer step."""
         for _ in range(num_batches):
             next(epoch_iterator)
+        if self.health is not None:
+            self.health.check_weights()
         if not self.buffer:
             self.buffer, self.skipping = self._collect(), False
         batch = self.buffer.pop(0)
@@ -154,14 +156,12 @@ class PolicyTrainer(WrappedTrainer):
     def _collect(self) -> list[GroupBatch]:
         """Make one rollout and cut it into the mini-batches of its updates; groups stay whole on a rank."""
         self._sync_reference()
-        if self.health is not None:
-            self.health.check_weights()
         self.model.eval()
         with self._whole_policy() as lm:
             found = self.collector.collect(lm, self.rollout, self.cursor, self.loop.rollout_batch_size)
         self.cursor, self.rollout = found.cursor, self.rollout + 1
         self.events.on_rollouts(step=self.state.global_step, rollouts=found.rollouts)
-        metrics = rollout_metrics(found.rollouts) | {"zero_signal": found.zero_signal} | self.collector.rewarder.notes
+        metrics = rollout_metrics(found.rollouts) | found.notes
         self.notes.note(metrics, found.seconds)
         self._write_samples(found.rollouts)
         if self.health is not None:
@@ -359,7 +359,10 @@ class PolicyTrainer(WrappedTrainer):
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            state = {name: getattr(self, name) for name in RESUMED} | {"algorithm": self.algorithm.state}
+            state = {name: getattr(self, name) for name in RESUMED} | {
+                "algorithm": self.algorithm.state,
+                **self.collector.state(),
+            }
             (folder / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
             if self.health is not None:
                 self.health.save(folder)
@@ -375,6 +378,7 @@ class PolicyTrainer(WrappedTrainer):
         for name in RESUMED:
             setattr(self, name, state[name])
         self.algorithm.state.update(state["algorithm"])
+        self.collector.load(state)
         self.args.eval_on_start = False
         if self.health is not None:
             self.health.load(folder)
