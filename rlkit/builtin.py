@@ -14,6 +14,7 @@ from rlkit.config import (
     models,
     ppo,
     preferences,
+    python_tasks,
     quantizers,
     recommendation_data,
     reinforce,
@@ -105,6 +106,7 @@ def register_data_formats() -> Iterable[Component]:
         Component(chat.ChatFilesSettings, "rlkit.chat.data.read:read_files"),
         Component(chat.ChatDemoSettings, "rlkit.chat.data.demo:generate_demo"),
         Component(arithmetic.ArithmeticSettings, "rlkit.chat.data.arithmetic:generate_arithmetic"),
+        Component(python_tasks.PythonTasksSettings, "rlkit.chat.data.python_tasks:generate_python_tasks"),
     ]
 
 
