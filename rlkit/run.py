@@ -32,6 +32,7 @@ def run(
     until_stage: str | None = None,
     fresh: bool = False,
     beside: Mapping[str, str] | None = None,
+    checks: bool = True,
     log_level: int = logging.INFO,
 ) -> Path:
     """Run a recipe's stages.
@@ -43,10 +44,11 @@ def run(
         until_stage: stop after this stage.
         fresh: delete what an earlier call made.
         beside: further files of the run directory, by name: what else says how it was made.
+        checks: print the pre-flight list before a stage trains, and stop where a line of it failed.
         log_level: the least that goes into the log.
 
     Raises:
-        RunError: the directory holds stages with other inputs, or a stage's name is wrong.
+        RunError: the directory holds stages with other inputs, a stage's name is wrong, or the pre-flight list fails.
         DataError: a data file, or what a stage names, is not there or is wrong.
     """
     recipe, registry = loaded.recipe, load_plugins()
@@ -57,7 +59,10 @@ def run(
     restart = fresh and directory.manifest_path.is_file()
     old = [] if restart else [name for name in names if name not in redone]
     done = {name for name in old if directory.finished(name, inputs[name])}
-    _check(recipe, [name for name in wanted if name not in done])
+    pending = [name for name in wanted if name not in done]
+    _check(recipe, pending)
+    if checks:
+        _look(recipe, registry, directory, pending)
     if restart:
         shutil.rmtree(out)
     for name in redone:
@@ -95,6 +100,20 @@ def _check(recipe: Recipe, stages: list[str]) -> None:
 
     check_data([recipe.stages[name] for name in stages])
     check_tokenizers(recipe, stages)
+
+
+def _look(recipe: Recipe, registry: Registry, directory: RunDirectory, stages: list[str]) -> None:
+    """Say what the stages that will train find; nothing where none will.
+
+    Raises:
+        RunError: a line of the list failed.
+    """
+    from rlkit.preflight.listed import preflight, refuse
+
+    lines = preflight(recipe, registry, directory, stages)
+    if lines:
+        _say("\n".join(["pre-flight", *map(str, lines)]))
+    refuse(lines)
 
 
 @contextmanager

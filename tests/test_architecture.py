@@ -31,6 +31,7 @@ FLOORS = (
     ("policy",),
     ("algorithms", "recsys", "chat", "engines", "reward_models", "report"),
     ("stages", "reward_lab"),
+    ("preflight",),
     ("run", "worker", "rlhf_pipeline"),
     ("plugin_kit",),
     ("cli", "__main__"),

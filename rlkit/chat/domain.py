@@ -106,6 +106,10 @@ class ChatDomain:
             raise DataError(f"domain.{kind}: the {split} split is empty; name another file as {split}")
         return splits[split]
 
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return the rows of each source, by split."""
+        return {kind: {split: len(rows) for split, rows in splits.items()} for kind, splits in self.data.rows.items()}
+
     def train_sequences(self) -> None:
         """Return None: chat has demonstrations, not sequences."""
 

@@ -37,6 +37,7 @@ def run(
     until_stage: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage.")] = None,
     smoke: Smoke = False,
     fresh: Fresh = False,
+    preflight: Annotated[bool, typer.Option(help="Look at data, rewards and disk before a stage trains.")] = True,
 ) -> None:
     """Run a recipe, or go on with it.
 
@@ -45,7 +46,16 @@ def run(
     from rlkit.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or ())
-    launch(loaded, out, dry_run=dry_run, smoke=smoke, fresh=fresh, from_stage=from_stage, until_stage=until_stage)
+    launch(
+        loaded,
+        out,
+        dry_run=dry_run,
+        smoke=smoke,
+        fresh=fresh,
+        from_stage=from_stage,
+        until_stage=until_stage,
+        checks=preflight,
+    )
 
 
 def launch(
@@ -57,6 +67,7 @@ def launch(
     fresh: bool,
     from_stage: str | None = None,
     until_stage: str | None = None,
+    checks: bool = True,
 ) -> None:
     """Run a recipe that is loaded, or show what a run would do."""
     if smoke:
@@ -71,7 +82,7 @@ def launch(
     from rlkit.run import run as run_recipe
 
     folder = out or Path("runs") / loaded.recipe.name
-    run_recipe(loaded, folder, from_stage=from_stage, until_stage=until_stage, fresh=fresh)
+    run_recipe(loaded, folder, from_stage=from_stage, until_stage=until_stage, fresh=fresh, checks=checks)
 
 
 def validate(

@@ -47,6 +47,8 @@ class RewardSettings(Settings):
 
     # Whether samples are scored one by one in processes that can be killed; else in the run's own.
     supervised: ClassVar[bool] = False
+    # Whether the answer that counts as right scores 1, in some form: where it does not, no run begins.
+    verifies: ClassVar[bool] = False
 
     weight: float = 1.0
     """The reward is multiplied by this before parts are added."""
@@ -109,3 +111,4 @@ class ExactMatchSettings(RewardSettings):
 
     type: Literal["exact_match"] = "exact_match"
     domains: ClassVar[tuple[str, ...]] = ("chat",)
+    verifies: ClassVar[bool] = True

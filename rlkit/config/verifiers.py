@@ -25,6 +25,7 @@ class MathSettings(RewardSettings):
 
     type: Literal["math"] = "math"
     domains: ClassVar[tuple[str, ...]] = ("chat",)
+    verifies: ClassVar[bool] = True
 
     strict: bool = True
     """Every answer that is boxed or marked must be right; false: the last one counts."""

@@ -14,6 +14,7 @@ class CodeSettings(RewardSettings):
 
     type: Literal["code"] = "code"
     domains: ClassVar[tuple[str, ...]] = ("chat",)
+    verifies: ClassVar[bool] = True
     score: Literal["all", "share"] = "all"
     """``all``: 1 where every test passes, else 0. ``share``: the share of tests that pass."""
     run_seconds: float = Field(5.0, gt=0, le=600)

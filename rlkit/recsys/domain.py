@@ -200,6 +200,11 @@ class RecommendationDomain:
             chosen = sorted(np.random.default_rng(self.seed).choice(len(rows), limit, replace=False).tolist())
         return [self.prompt(rows[index], f"{split}-{index}") for index in chosen]
 
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return the events to predict by split, and the items of the catalog."""
+        events = {split: len(rows) for split, rows in self.data.splits.items()}
+        return {"interactions": events, "catalog": {"items": len(self.data.items)}}
+
     def demonstrations(self, split: str) -> list[Demonstration]:
         """Render a split for the instruct template, each task by its weight."""
         prompts = self.prompts(split)

@@ -1,0 +1,1 @@
+"""Before training starts: a short list of what was found, which stops the run where a line failed."""
