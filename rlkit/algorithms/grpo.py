@@ -36,6 +36,7 @@ class GRPO(PolicyAlgorithm):
     def __init__(self, settings: GRPOSettings) -> None:
         super().__init__()
         self.settings = settings
+        self.state["kl_coef"] = settings.kl_coef
 
     def experience(self, rollouts: Rollouts) -> dict[str, Tensor]:
         """Return ``advantages`` (B, G)."""
@@ -66,7 +67,7 @@ class GRPO(PolicyAlgorithm):
         }
         if settings.kl_coef > 0:
             kl = self._kl(output.logprobs, numbers, batch.mask)
-            loss = loss + kl_penalty(kl, batch.mask, counts, how, settings.kl_coef)
+            loss = loss + kl_penalty(kl, batch.mask, counts, how, self.state["kl_coef"])
             metrics["kl"] = aggregate(kl, batch.mask, counts, "token")
         if settings.entropy_coef > 0:
             loss = loss + entropy_bonus(output.entropy, batch.mask, counts, how, settings.entropy_coef)

@@ -37,11 +37,12 @@ class ReinforcePP(PolicyAlgorithm):
     def __init__(self, settings: ReinforcePPSettings) -> None:
         super().__init__()
         self.settings = settings
+        self.state["kl_coef"] = settings.kl_coef
 
     def credit(self, parts: Sequence[GroupBatch]) -> dict[str, float]:
         """Add ``advantages`` (B, G, C) to the mini-batches, and return the mean KL and return per token."""
         settings = self.settings
-        weight = settings.kl_coef if settings.kl_in == "reward" else 0.0
+        weight = self.state["kl_coef"] if settings.kl_in == "reward" else 0.0
         kls = [self._kl(part) for part in parts]
         returns = [
             returns_to_go(
@@ -71,7 +72,7 @@ class ReinforcePP(PolicyAlgorithm):
         clipped = dapo(output.logprobs, numbers["old_logprobs"], numbers["advantages"], mask, counts, **clip)
         loss = clipped.loss
         if settings.kl_in == "loss" and settings.kl_coef > 0:
-            loss = loss + kl_penalty(self._kl_of_loss(output, batch), mask, counts, "token", settings.kl_coef)
+            loss = loss + kl_penalty(self._kl_of_loss(output, batch), mask, counts, "token", self.state["kl_coef"])
         if settings.entropy_coef > 0:
             loss = loss + entropy_bonus(output.entropy, mask, counts, "token", settings.entropy_coef)
         return loss, {

@@ -38,13 +38,14 @@ class RLOO(PolicyAlgorithm):
     def __init__(self, settings: RLOOSettings) -> None:
         super().__init__()
         self.settings = settings
+        self.state["kl_coef"] = settings.kl_coef
 
     def credit(self, parts: Sequence[GroupBatch]) -> dict[str, float]:
         """Add ``advantages`` (B, G) to the mini-batches, and return the mean KL per token."""
         kls = [self._kl(part) for part in parts]
         for part, kl in zip(parts, kls):
             part.numbers["advantages"] = leave_one_out_advantages(
-                part.numbers["rewards"], kl, part.mask, self.settings.kl_coef
+                part.numbers["rewards"], kl, part.mask, self.state["kl_coef"]
             )
         if self.settings.kl_coef == 0:
             return {}
