@@ -15,6 +15,7 @@ from rlkit.chat.evaluation_data import REFUSALS, read_phrases
 from rlkit.chat.metrics import OPENING, phrase_finder, rouge, wins
 from rlkit.config.stages import ChatEvaluationSettings
 from rlkit.errors import RecipeError, TrainingError
+from rlkit.ops.pass_at_k import pass_at_k
 from rlkit.policy.rewarder import WeightedReward
 from rlkit.policy.text_rewards import Answer, Sample
 from rlkit.records import Prompt
@@ -106,6 +107,26 @@ def overlap_numbers(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Num
 def with_answer(prompts: Sequence[Prompt]) -> list[int]:
     """Return the indices of the prompts that have a reference answer."""
     return [index for index, prompt in enumerate(prompts) if prompt.answer]
+
+
+def pass_numbers(sampled: Numbers, pass_at: Sequence[int]) -> Numbers:
+    """Return (R, 1) pass@k of every number that says right or wrong, NaN where it says nothing of a prompt.
+
+    Args:
+        sampled: numbers (R, S) of sampled answers.
+        pass_at: every k; those above S are left out.
+    """
+    found: Numbers = {}
+    for name, values in sampled.items():
+        size, known = values.shape[1], np.isfinite(values).all(axis=1)
+        judges = name == "exact_match" or name.startswith(REWARD)
+        if size < 2 or not judges or not known.any() or not np.isin(values[known], (0.0, 1.0)).all():
+            continue
+        for k in (k for k in pass_at if k <= size):
+            key = f"pass@{k}" if name == "exact_match" else f"pass@{k}/{name.removeprefix(REWARD)}"
+            found[key] = np.full((len(values), 1), np.nan)
+            found[key][known, 0] = pass_at_k(values[known].sum(axis=1), size, k)
+    return found
 
 
 def win_numbers(ours: Numbers, theirs: Numbers) -> Numbers:

@@ -17,6 +17,7 @@ from rlkit.chat.answer_numbers import (
     answer_numbers,
     check_rewards,
     overlap_numbers,
+    pass_numbers,
     phrase_finders,
     win_numbers,
     with_answer,
@@ -109,6 +110,7 @@ class Measured:
         sampled: (R, S) completions; empty groups where none are sampled.
         numbers: of the greedy answers, (R, 1) each.
         sampled_numbers: of the sampled ones, (R, S) each.
+        passed: pass@k of the sampled ones, (R, 1) each.
         estimates: of all texts together.
         num_demonstrations: conversations that the perplexity is of.
     """
@@ -121,11 +123,13 @@ class Measured:
     sampled_numbers: Numbers
     estimates: dict[str, Estimate] = field(default_factory=dict)
     num_demonstrations: int = 0
+    passed: Numbers = field(default_factory=dict)
 
     def summary(self, seed: int) -> dict[str, Estimate]:
         """Return every metric with its interval; prompts are resampled, each with all of its answers."""
         found = {name: _of_prompts(values, seed) for name, values in self.numbers.items()}
         found |= {SAMPLED + name: _of_prompts(values, seed) for name, values in self.sampled_numbers.items()}
+        found |= {SAMPLED + name: _of_prompts(values, seed) for name, values in self.passed.items()}
         return found | self.estimates
 
 
@@ -146,6 +150,7 @@ def measure(bench: Bench, name: str, loaded: LoadedModel) -> Measured:
         label, truncation = f"{bench.job.stage} {name} samples", Truncation(chat.temperature, None, chat.top_p)
         result.sampled = _answers(bench, loaded, prompts, label, truncation, chat.samples)
         result.sampled_numbers = _numbers(bench, prompts, result.sampled)
+        result.passed = pass_numbers(result.sampled_numbers, chat.pass_at)
     if bench.first is not None:
         result.numbers |= win_numbers(result.numbers, bench.first.numbers)
         result.sampled_numbers |= win_numbers(result.sampled_numbers, bench.first.sampled_numbers)

@@ -49,6 +49,9 @@ class ChatEvaluationSettings(Settings):
     """Evaluate the recipe's model as it was before any stage, too; none: where it is not a fresh preset."""
     samples: int = Field(1, ge=0)
     """Answers sampled per prompt beside the greedy one; KL is measured where they lead, so 0 leaves it out."""
+    pass_at: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 4, 8, 16, 32, 64)
+    """k of pass@k, of sampled answers that are right or wrong (exact match, rewards of nothing but 0 and 1); none above
+    ``samples``, and none where that is 1."""
     temperature: float = Field(1.0, gt=0)
     """Divides the logits of those samples."""
     top_p: float = Field(1.0, gt=0, le=1)

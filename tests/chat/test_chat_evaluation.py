@@ -88,7 +88,8 @@ def test_every_model_has_every_figure_with_an_interval_around_it(report: dict) -
         "exact_match", "truncated", "completion_length", "bleu", "rouge_1", "rouge_2", "rouge_l", "distinct_1",
         "forbidden", "refused", "reward/exact_match", "perplexity", "ability", "sampled/exact_match",
         "sampled/truncated", "sampled/completion_length", "sampled/distinct_1", "sampled/forbidden",
-        "sampled/refused", "sampled/reward/exact_match",
+        "sampled/refused", "sampled/reward/exact_match", "sampled/pass@1", "sampled/pass@2",
+        "sampled/pass@1/exact_match", "sampled/pass@2/exact_match",
     }  # fmt: skip
     against = {"win_rate/exact_match", "sampled/win_rate/exact_match", "kl"}
     two_words = {"distinct_2", "sampled/distinct_2"}  # of answers with two words, if there are any
@@ -122,6 +123,10 @@ def test_figures_are_those_of_the_answers(finished: Path, report: dict) -> None:
     sampled = [[sample["metrics"]["reward/exact_match"] for sample in row["samples"]] for row in last]
     assert np.array(sampled).shape == (24, 3)
     assert figures["sampled/reward/exact_match"] == pytest.approx(np.mean(sampled), abs=1e-6)
+    assert figures["sampled/pass@1/exact_match"] == figures["sampled/reward/exact_match"]
+    right = [sum(group) for group in sampled]  # of 3: two draws miss with (3 - c) (2 - c) / 6
+    by_hand = np.mean([1 - max(3 - c, 0) * max(2 - c, 0) / 6 for c in right])
+    assert figures["sampled/pass@2/exact_match"] == pytest.approx(by_hand, abs=1e-6)
     other = [[sample["metrics"]["reward/exact_match"] for sample in row["samples"]] for row in first]
     pairs = zip(np.ravel(sampled), np.ravel(other))
     assert figures["sampled/win_rate/exact_match"] == pytest.approx(
