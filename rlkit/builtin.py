@@ -14,6 +14,7 @@ from rlkit.config import (
     models,
     ppo,
     preferences,
+    process_rewards,
     python_tasks,
     quantizers,
     recommendation_data,
@@ -45,6 +46,9 @@ def register_algorithms() -> Iterable[Component]:
     return [
         Component(algorithms.SFTSettings, "rlkit.algorithms.sft:sft"),
         Component(reward_models.RewardModelSettings, "rlkit.algorithms.reward_model:reward_model"),
+        Component(
+            process_rewards.ProcessRewardModelSettings, "rlkit.algorithms.process_reward_model:process_reward_model"
+        ),
         Component(preferences.DPOSettings, "rlkit.algorithms.dpo:dpo"),
         Component(algorithms.GRPOSettings, "rlkit.algorithms.grpo:grpo"),
         Component(reinforce.RLOOSettings, "rlkit.algorithms.rloo:rloo"),
@@ -88,6 +92,7 @@ def register_rewards() -> Iterable[Component]:
         Component(rules.LengthPenaltySettings, "rlkit.chat.verifiers.text_measures:LengthPenalty"),
         Component(rules.LanguageConsistencySettings, "rlkit.chat.verifiers.text_measures:language_consistency"),
         Component(reward_models.LearnedRewardSettings, "rlkit.reward_models.scorer:learned_reward"),
+        Component(process_rewards.ProcessRewardSettings, "rlkit.reward_models.process:process_reward"),
     ]
 
 

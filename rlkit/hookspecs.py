@@ -32,9 +32,9 @@ class Registration:
     def register_algorithms(self) -> Iterable[Component]:
         """Return algorithms; the target is called with a ``rlkit.job.Job`` and returns a ``transformers.Trainer``.
 
-        Its settings declare in ``produces`` what it makes: ``policy`` or ``reward_model``. Where the trainer has a
-        method ``save_beside(folder) -> dict``, it is called on rank 0 when the finished model is written: it writes
-        what else belongs to the model, and returns facts for the manifest.
+        Its settings declare in ``produces`` what it makes: ``policy``, ``reward_model`` or ``process_reward_model``.
+        Where the trainer has a method ``save_beside(folder) -> dict``, it is called on rank 0 when the finished model
+        is written: it writes what else belongs to the model, and returns facts for the manifest.
         """
 
     @hookspec

@@ -92,7 +92,7 @@ class Job:
     def load_reward(self, settings: Any) -> Any:
         """Import a reward and call it with its settings and the domain; a model's ``stage`` becomes its ``path``."""
         wanted = getattr(settings, "needs_artefact", None)
-        if wanted and not (settings.path or settings.paths):
+        if wanted and not (settings.path or getattr(settings, "paths", ())):
             name = settings.stage or next(iter(reversed(self.trained_stages(wanted))), None)
             if name is None:
                 raise RecipeError(
@@ -105,7 +105,7 @@ class Job:
     # ---- models
 
     def trained_stages(self, kind: str = "policy") -> list[str]:
-        """Return the stages before this one that train a model of a kind (policy, reward_model), in order."""
+        """Return the stages before this one that train a model of a kind (policy, reward_model ...), in order."""
         names = list(self.recipe.stages)
         before = names[: names.index(self.stage)]
         return [name for name in before if kind in self.recipe.stages[name].makes]

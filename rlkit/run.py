@@ -135,7 +135,7 @@ def _run_stage(job: Job, inputs: str) -> None:
     logger.debug("%s: inputs %s, settings %s", job.stage, inputs, job.settings.model_dump_json())
     job.run.begin(job.stage, inputs)
     started = time.monotonic()
-    trains = not {"policy", "reward_model"}.isdisjoint(job.settings.makes)
+    trains = not {"policy", "reward_model", "process_reward_model"}.isdisjoint(job.settings.makes)
     try:
         artefacts = job.engine.launch(job.run.path, job.stage) if trains and job.engine.needs_workers else execute(job)
     except BaseException as error:  # for `rlkit why`; whoever called says it on the terminal

@@ -46,6 +46,7 @@ UPWARD_IN_A_FUNCTION = {
     ("rlkit.config.chat", "rlkit.chat.data.read"),
     ("rlkit.config.stages", "rlkit.chat.evaluation_data"),
     ("rlkit.config.reward_models", "rlkit.models.head_files"),
+    ("rlkit.config.process_rewards", "rlkit.models.head_files"),
 }
 
 

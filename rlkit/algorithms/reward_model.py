@@ -17,12 +17,11 @@ import torch
 from torch import Tensor
 from trl import RewardConfig, RewardTrainer
 
-from rlkit.algorithms.offline import OfflineTrainer, best_checkpoint, optimizer_steps, stage_callbacks
+from rlkit.algorithms.heads import model_with_head
+from rlkit.algorithms.offline import OfflineTrainer, best_checkpoint, optimizer_steps, stage_arguments, stage_callbacks
 from rlkit.config.reward_models import RewardModelSettings
-from rlkit.errors import RecipeError
 from rlkit.job import Job
-from rlkit.models.head_files import NOTES_FILE, headless
-from rlkit.models.load import LoadedModel, add_dropout
+from rlkit.models.head_files import NOTES_FILE, OUTCOME
 from rlkit.models.scalar_head import (
     length_batches,
     load_scalar_head,
@@ -173,14 +172,15 @@ def reward_model(job: Job) -> RewardModelTrainer:
         RecipeError: settings of the recipe's model mean nothing here.
     """
     settings: RewardModelSettings = job.settings.algorithm
-    loaded, facts = _model(job)
+    loaded, facts = model_with_head(job, OUTCOME, load_scalar_head, new_scalar_head)
     pairs = {split: job.domain.preferences(split) for split in ("train", "valid", "test")}
     margins = any(row.margin is not None for rows in pairs.values() for row in rows)
     tokens = {split: tokenized(rows, loaded.tokenizer, settings.max_tokens, margins) for split, rows in pairs.items()}
     split = "valid" if pairs["test"] == pairs["valid"] else "test"
     greater = {"loss": False, "accuracy": True}
     metric = None if settings.select_by == "last" else settings.select_by
-    ours = best_checkpoint(metric, greater.get(settings.select_by, False)) | {
+    best = best_checkpoint(metric, greater.get(settings.select_by, False))
+    ours = {
         "max_length": None,  # rows are cut already
         "center_rewards_coefficient": settings.center_rewards_coefficient or None,
         "disable_dropout": not (job.model.adapter and job.model.adapter.dropout),  # LoRA's is asked for
@@ -188,7 +188,7 @@ def reward_model(job: Job) -> RewardModelTrainer:
     steps = optimizer_steps(job.settings.train, len(pairs["train"]))
     return RewardModelTrainer(
         model=scalar_trainable(loaded, job.model.adapter, settings.freeze_backbone),
-        args=RewardConfig(**ours | job.training_arguments(steps)),
+        args=RewardConfig(**ours | stage_arguments(job, steps, best)),
         settings=settings,
         terms=[job.load("loss_term", term) for term in settings.loss_terms],
         held_out=HeldOut(pairs[split], tokens[split], split),
@@ -198,30 +198,6 @@ def reward_model(job: Job) -> RewardModelTrainer:
         processing_class=loaded.tokenizer,
         callbacks=stage_callbacks(job, metric),
     )
-
-
-def _model(job: Job) -> tuple[LoadedModel, dict[str, Any]]:
-    """Return the model to train, with its own head where it has one, and what it was made of."""
-    if job.model.freeze_backbone:
-        raise RecipeError(
-            f"stages.{job.stage}: model.freeze_backbone is about the rows of new tokens, which a reward model has none "
-            "of; set it to false, and the algorithm's freeze_backbone to true to train the head alone"
-        )
-    path = job.start_model()
-    source = path or job.model.path
-    if source and headless(source) is None:
-        loaded = load_scalar_head(job.model, source)
-        job.domain.prepare(Path(source))
-        job.domain.bind(loaded.tokenizer)
-        said = {"head": "loaded", "backbone": str(source)}
-    else:
-        causal = job.load_model(path)
-        add_dropout(causal.model, job.model.dropout)
-        loaded = new_scalar_head(causal, job.seed)
-        said = {"head": "new", "backbone": str(source or f"the {job.model.preset} preset")}
-    if job.rank == 0:
-        print(f"{job.stage}: a {said['head']} reward head on {said['backbone']}")
-    return loaded, said
 
 
 def tokenized(rows: Sequence[Preference], tokenizer: Any, max_tokens: int, margins: bool) -> datasets.Dataset:

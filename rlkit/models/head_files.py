@@ -10,15 +10,23 @@ from typing import Any
 HEAD_NAMES = re.compile(r"(^|\.)(score|classifier)\.")
 """How transformers names the head of a sequence classifier: ``score`` on decoders, ``classifier`` on most encoders."""
 
+OUTCOME, PROCESS = "outcome", "process"
+"""What a reward model gives: one number per completion, or how probably each of its steps is right."""
 NOTES_FILE = "reward_model.json"
 """What training notes beside the weights: figures on held-out pairs, the spread of scores, where rows were cut."""
+_LABELS = {OUTCOME: (1, "not one"), PROCESS: (2, "not two (wrong, right)")}
+_OTHER = {
+    OUTCOME: "it is a process reward model, which scores steps (what the reward 'process' reads)",
+    PROCESS: "it is an outcome reward model, which scores whole completions (what the reward 'model' reads)",
+}
 
 
-def headless(folder: str | Path) -> str | None:
-    """Return why a folder is no reward model, as a clause for a message; None where it is one.
+def headless(folder: str | Path, kind: str = OUTCOME) -> str | None:
+    """Return why a folder is no reward model of a kind, as a clause for a message; None where it is one.
 
-    A reward model is a sequence classifier with one label, whose head is among the weights: a checkpoint without it
-    loads all the same in transformers, which fills the head with noise.
+    An outcome reward model is a sequence classifier with one label, a process reward model a token classifier with two.
+    The head must be among the weights: a checkpoint without it loads all the same in transformers, which fills the head
+    with noise.
     """
     path = Path(folder).expanduser()
     if not path.is_dir():
@@ -32,21 +40,35 @@ def headless(folder: str | Path) -> str | None:
         return "it has no .safetensors weights"
     if not any(HEAD_NAMES.search(name) for name in names):
         return "its weights hold no reward head"
-    if (labels := _labels(config)) != 1:
-        return f"its head gives {labels} numbers, not one"
+    if _kind(config, path) != kind:
+        return _OTHER[kind]
+    wanted, otherwise = _LABELS[kind]
+    if (labels := _labels(config)) != wanted:
+        return f"its head gives {labels} numbers, {otherwise}"
     return None
 
 
-def head_problem(folder: str | Path, name: str) -> str | None:
-    """Return a whole message about a folder that is no reward model, None where it is one.
+def _kind(config: dict[str, Any], folder: Path) -> str:
+    """Return the kind of a reward model by what training noted, else by the class that transformers saved."""
+    names = config.get("architectures") or [""]
+    return str(notes(folder).get("kind") or (PROCESS if str(names[0]).endswith("ForTokenClassification") else OUTCOME))
+
+
+def head_problem(folder: str | Path, name: str, kind: str = OUTCOME) -> str | None:
+    """Return a whole message about a folder that is no reward model of a kind, None where it is one.
 
     Args:
         folder: the model's folder.
         name: the setting that names it.
+        kind: what is wanted.
     """
-    reason = headless(folder)
-    advice = "name the model folder that a reward_model stage (`rlkit train-rm`) wrote"
-    return f"{name}: no reward model in {str(folder)!r}: {reason}; {advice}" if reason else None
+    reason = headless(folder, kind)
+    if kind == OUTCOME:
+        what, advice = "reward model", "name the model folder that a reward_model stage (`rlkit train-rm`) wrote"
+    else:
+        what = "process reward model"
+        advice = "name the model folder that `rlkit train-rm --kind process` wrote"
+    return f"{name}: no {what} in {str(folder)!r}: {reason}; {advice}" if reason else None
 
 
 def weight_names(folder: Path) -> set[str] | None:

@@ -19,7 +19,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 
 from rlkit.config.models import AdapterSettings, CausalLMSettings
 from rlkit.errors import ModelError
-from rlkit.models.head_files import head_problem
+from rlkit.models.head_files import OUTCOME, head_problem
 from rlkit.models.load import LoadedModel, load_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -38,10 +38,30 @@ def load_scalar_head(
     Raises:
         ModelError: the folder holds no head; it is never filled with noise.
     """
+    form = AutoModelForSequenceClassification
+    return load_head(settings, path, form, kind=OUTCOME, name=name, what="reward model")
+
+
+def load_head(
+    settings: CausalLMSettings, path: str | Path | None, form: Any, *, kind: str, name: str, what: str
+) -> LoadedModel:
+    """Load a model together with its saved head.
+
+    Args:
+        settings: dtype, attention implementation, and whether remote code may run.
+        path: the model's folder; none: ``settings.path``.
+        form: one of transformers' ``AutoModelFor...``.
+        kind: of reward model, one of those of ``head_files``.
+        name: how messages call the setting that names the folder.
+        what: how messages call such a model.
+
+    Raises:
+        ModelError: the folder holds no such head.
+    """
     source = str(Path(path or settings.path or "").expanduser())
-    if problem := head_problem(source, name):
+    if problem := head_problem(source, name, kind):
         raise ModelError(problem)
-    model, tokenizer = load_checkpoint(source, settings, AutoModelForSequenceClassification, "reward model")
+    model, tokenizer = load_checkpoint(source, settings, form, what)
     if model.config.pad_token_id is None:
         choose_padding(model, tokenizer)
     else:
@@ -59,11 +79,26 @@ def new_scalar_head(loaded: LoadedModel, seed: int = 0) -> LoadedModel:
     Raises:
         ModelError: transformers has no sequence classifier for this architecture.
     """
+    return new_head(loaded, AutoModelForSequenceClassification, 1, seed)
+
+
+def new_head(loaded: LoadedModel, form: Any, labels: int, seed: int) -> LoadedModel:
+    """Put a fresh head on the backbone of a causal language model.
+
+    Args:
+        loaded: the language model; its backbone is taken over, not copied.
+        form: one of transformers' ``AutoModelFor...Classification``.
+        labels: numbers that the head gives.
+        seed: of the head's weights.
+
+    Raises:
+        ModelError: transformers has no such classifier for this architecture.
+    """
     lm, config = loaded.model, loaded.model.config
-    config.num_labels = 1
+    config.num_labels = labels
     try:
         with torch.device("meta"):  # the whole module is described, but only its head is made
-            model = AutoModelForSequenceClassification.from_config(config)
+            model = form.from_config(config)
     except ValueError as error:
         raise ModelError(
             f"model: there is no reward head for {type(lm).__name__!r} in transformers; choose another architecture"
@@ -103,8 +138,16 @@ def choose_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     model.config.get_text_config().pad_token_id = model.config.pad_token_id = pad
 
 
-def scalar_trainable(loaded: LoadedModel, adapter: AdapterSettings | None, freeze_backbone: bool) -> Any:
+def scalar_trainable(
+    loaded: LoadedModel, adapter: AdapterSettings | None, freeze_backbone: bool, task: str = "SEQ_CLS"
+) -> Any:
     """Choose what is trained: everything, the head alone, or a LoRA adapter with the head.
+
+    Args:
+        loaded: the model with its head.
+        adapter: LoRA; none: without.
+        freeze_backbone: train the head alone.
+        task: PEFT's name for the kind of head.
 
     Returns:
         The model, or the PEFT model around it, which ``rlkit.models.load.merged`` makes plain again.
@@ -126,7 +169,7 @@ def scalar_trainable(loaded: LoadedModel, adapter: AdapterSettings | None, freez
         lora_alpha=adapter.alpha,
         lora_dropout=adapter.dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
-        task_type="SEQ_CLS",  # PEFT trains and saves the head whole
+        task_type=task,  # PEFT trains and saves the head whole
     )
     return get_peft_model(loaded.model, config)
 
@@ -139,14 +182,14 @@ def sequence_scores(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Te
         input_ids: (B, T) padded on the right or on the left with the model's padding token.
         attention_mask: (B, T).
     """
-    takes = inspect.signature(_inner(model).forward).parameters
+    takes = inspect.signature(plain_model(model).forward).parameters
     further: dict[str, Any] = {"use_cache": False} if "use_cache" in takes else {}
     if "position_ids" in takes and not attention_mask[:, 0].all():  # else a row's positions would count its padding
         further["position_ids"] = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
     return model(input_ids=input_ids, attention_mask=attention_mask, **further).logits.squeeze(-1)
 
 
-def _inner(model: Any) -> Any:
+def plain_model(model: Any) -> Any:
     """Return the Hugging Face model inside DDP, DeepSpeed or PEFT."""
     while not isinstance(model, PreTrainedModel):
         model = model.get_base_model() if hasattr(model, "get_base_model") else model.module
@@ -209,7 +252,7 @@ def score_rows(
 def score_batch(model: Any, rows: Sequence[Sequence[int]]) -> Tensor:
     """Return (B,) float32 scores of rows that are padded to the longest of them; carries gradients."""
     device = next(model.parameters()).device
-    ids, mask = pad_right(rows, _inner(model).config.pad_token_id)
+    ids, mask = pad_right(rows, plain_model(model).config.pad_token_id)
     return sequence_scores(model, ids.to(device), mask.to(device)).float()
 
 

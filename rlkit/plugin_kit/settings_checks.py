@@ -104,7 +104,7 @@ def check_declarations(kind: str, settings: type[Settings]) -> None:
     problems = []
     registry = load_plugins()
     if kind == "algorithm":
-        problems += _unknown("produces", settings.produces, {"policy", "reward_model"})
+        problems += _unknown("produces", settings.produces, {"policy", "reward_model", "process_reward_model"})
         problems += _unknown("consumes", settings.consumes, _records() | _artefacts(registry))
     if kind == "domain":
         problems += _unknown("produces", settings.produces, _records())

@@ -125,16 +125,25 @@ class LearnedReward(TextReward):
     def _check_tokenizers(self) -> None:
         if self.checked:
             return
-        policy = fingerprint(self.domain.tokenizer)
         problems = [
-            f"reward model: the tokenizer of {member.folder!r} ({own}) is not the policy's ({policy}), so the sampled "
-            "tokens would mean something else; train the reward model from the policy's starting model"
+            problem
             for member in self.members
-            if (own := fingerprint(member.tokenizer)) != policy
+            if (problem := tokenizer_problem(member.folder, member.tokenizer, self.domain.tokenizer))
         ]
         if problems:
             raise ModelError(*problems)
         self.checked = True
+
+
+def tokenizer_problem(folder: str, tokenizer: PreTrainedTokenizerBase, policy: PreTrainedTokenizerBase) -> str | None:
+    """Return what is wrong where a reward model has another tokenizer than the policy, None where it has the same."""
+    own, wanted = fingerprint(tokenizer), fingerprint(policy)
+    if own == wanted:
+        return None
+    return (
+        f"reward model: the tokenizer of {folder!r} ({own}) is not the policy's ({wanted}), so the sampled "
+        "tokens would mean something else; train the reward model from the policy's starting model"
+    )
 
 
 def token_rows(rollouts: Rollouts) -> list[list[int]]:
