@@ -62,7 +62,7 @@ def test_run_hands_the_recipe_and_the_folder_on(rlkit_, runs):
     assert rlkit_("run", "r.yaml", "seed=3", "--from", "sft", "--until", "grpo", "--fresh")[0] == 0
     ((loaded, out, options),) = runs
     assert (loaded.recipe.seed, out) == (3, Path("runs/demo"))
-    assert options == {"from_stage": "sft", "until_stage": "grpo", "fresh": True}
+    assert options == {"from_stage": "sft", "until_stage": "grpo", "fresh": True, "checks": True}
 
 
 def test_options_may_stand_between_overrides(rlkit_, runs):

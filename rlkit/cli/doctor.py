@@ -19,7 +19,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
     torch: Annotated[bool, typer.Option(help="Import torch to ask for its devices, which takes seconds.")] = True,
 ) -> None:
-    """Show versions, devices, disk, and how code under test is isolated here.
+    """Show versions, devices, disk, and the sandbox for code.
 
     Nothing is written, and nothing leaves the host.
     """

@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
 def why(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, such as runs/rlhf_pipeline.")],
 ) -> None:
-    """Explain a run: what happened, since when, the likely cause, what to change."""
+    """Explain a run: what happened, why, what to change."""
     from rlkit.report.why import explain
 
     for line in explain(run):
