@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -24,6 +24,7 @@ class Verb:
         recommends: a folder in MiniOneRec's format is data too, and without any it takes the generated shop.
         rewarded: it learns from a reward, which ``--reward-model`` may name.
         evaluates: what it makes can answer prompts, so an evaluation follows.
+        generated: the source of the chat domain where no data is named; empty: the generated demo.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Verb:
     recommends: bool = False
     rewarded: bool = False
     evaluates: bool = True
+    generated: dict[str, Any] = field(default_factory=dict)
 
 
 VERBS = {
@@ -58,6 +60,20 @@ VERBS = {
         ),
     )
 }
+PROCESS = Verb(
+    "train-rm-process",
+    "Train a process reward model on answers whose steps are labelled.",
+    "process_reward_model",
+    "steps",
+    evaluates=False,
+    generated={
+        "type": "arithmetic",
+        "wrong": 0.4,
+        "rows": 8_000,
+        "levels": [{"digits": 1, "terms": 4, "operations": ["+", "-"]}],
+    },
+)
+"""What ``train-rm --kind process`` stands for."""
 REWARD_STAGE = "reward_model"
 """The stage that a rewarded verb puts before its own where nothing but preferences says what is good."""
 _OF_THE_STAGE = ("algorithm", "train", "start_from", "device")
@@ -78,6 +94,10 @@ RewardModel = Annotated[
         metavar="DIR", help="Reward answers by this model.", show_default="by the data's answers", file_okay=False
     ),
 ]
+Kind = Annotated[
+    Literal["preference", "process"],
+    typer.Option(help="Learn which answer is better, or which steps of an answer are right."),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
@@ -91,8 +111,10 @@ def register(app: typer.Typer) -> None:
     """Add the verbs."""
     for verb in VERBS.values():
         folder = ", or a folder in MiniOneRec's format" if verb.recommends else ""
+        folder = "; with --kind process, answers in labelled steps" if verb.name == "train-rm" else folder
         text = _LONG_HELP.format(help=verb.help, data=verb.data, more=folder)
         command = _rewarded_command(verb) if verb.rewarded else _command(verb)
+        command = _reward_model_command(verb) if verb.name == "train-rm" else command
         command.__name__ = verb.name
         app.command(verb.name, help=text)(command)
 
@@ -108,6 +130,23 @@ def _command(verb: Verb) -> Callable[..., None]:
         fresh: Fresh = False,
     ) -> None:
         _run(verb, overrides or [], (model, data, None), out, dry_run=dry_run, smoke=smoke, fresh=fresh)
+
+    return command
+
+
+def _reward_model_command(verb: Verb) -> Callable[..., None]:
+    def command(
+        overrides: Overrides = None,
+        model: Model = None,
+        data: Data = None,
+        kind: Kind = "preference",
+        out: Out = None,
+        dry_run: DryRun = False,
+        smoke: Smoke = False,
+        fresh: Fresh = False,
+    ) -> None:
+        chosen = PROCESS if kind == "process" else verb
+        _run(chosen, overrides or [], (model, data, None), out, dry_run=dry_run, smoke=smoke, fresh=fresh)
 
     return command
 
@@ -195,7 +234,10 @@ def _chat(verb: Verb, data: Path | None, reward_model: Path | None, own_rewards:
             source, stages[REWARD_STAGE] = "preferences", {"algorithm": {"type": "reward_model"}}
     stages[verb.algorithm] = {"algorithm": algorithm}
     return {
-        "domain": {"type": "chat", **({source: str(data)} if data else {})},
+        "domain": {
+            "type": "chat",
+            **({source: str(data)} if data else {source: verb.generated} if verb.generated else {}),
+        },
         "stages": stages | ({"evaluate": evaluate} if verb.evaluates else {}),
     }
 
@@ -272,6 +314,8 @@ def _told(verb: Verb, tree: dict[str, Any], data: Path | None) -> Iterator[str]:
         yield f"model: the {tree['model']['preset']} preset, untrained (choose one with --model)"
     if data is None and "demo" in str(tree["domain"].get("data", tree["domain"].get(verb.data))):
         yield "data: the generated demo (choose yours with --data)"
+    if data is None and verb.generated:
+        yield "data: generated arithmetic (choose yours with --data)"
     for reward in tree["stages"][verb.algorithm]["algorithm"].get("rewards") or ():
         if reward["type"] == "exact_match":
             yield "reward: exact match with the data's answers (choose a model with --reward-model)"

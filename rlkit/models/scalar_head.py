@@ -169,6 +169,7 @@ def scalar_trainable(
         lora_alpha=adapter.alpha,
         lora_dropout=adapter.dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
+        exclude_modules=["score", "classifier"],  # heads; of token classifiers PEFT would adapt them as well
         task_type=task,  # PEFT trains and saves the head whole
     )
     return get_peft_model(loaded.model, config)
