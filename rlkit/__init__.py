@@ -1,7 +1,11 @@
 """rlkit: recipes, plugins and fast online learning for language models and generative recommenders."""
 
 import importlib
+import os
 from typing import Any
+
+# TRL's trainers report their use to the hub otherwise; read when huggingface_hub is imported, so said here.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 __all__ = ["RLHFConfig", "RLHFPipeline", "__version__", "create_rlhf_pipeline"]

@@ -17,7 +17,7 @@ from rlkit.config.ppo import PPOSettings
 from rlkit.job import Job
 from rlkit.models.wrapped import global_sum
 from rlkit.ops.gae import gae, moments, token_rewards, whitened
-from rlkit.ops.kl import kl_abs, kl_k1, kl_k2, kl_k3
+from rlkit.ops.kl import ESTIMATORS, kl_k3
 from rlkit.ops.kl_controller import adapted
 from rlkit.ops.policy_loss import Counts, aggregate, dapo, entropy_bonus, kl_penalty, log_ratio
 from rlkit.ops.value_loss import explained_variance, value_loss
@@ -27,9 +27,6 @@ from rlkit.policy.group_batch import GroupBatch
 from rlkit.policy.grouped_forward import PolicyOutput
 from rlkit.policy.rollouts import Rollouts
 from rlkit.policy.trainer import PolicyTrainer
-
-ESTIMATORS = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3, "abs": kl_abs}
-
 
 class PPO(PolicyAlgorithm):
     """Experience, credit and loss.

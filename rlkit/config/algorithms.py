@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -121,6 +121,15 @@ class PolicySettings(Settings):
             )
         return rewards
 
+    @model_validator(mode="after")
+    def _ranks_are_there(self) -> Self:
+        names = [getattr(reward, "type", "") for reward in self.rewards]
+        if "rank_discount" in names and getattr(self.rollout, "type", "beam") != "beam":
+            raise ValueError(
+                "rank_discount needs rollout.type beam (a sample has no rank); use prefix_match or change the rollout"
+            )
+        return self
+
 
 class GRPOSettings(PolicySettings):
     """Group-relative policy optimization (Shao et al. 2024, arXiv 2402.03300) and its relatives."""
@@ -156,12 +165,7 @@ class GRPOSettings(PolicySettings):
         return self
 
     @model_validator(mode="after")
-    def _whole_updates(self) -> GRPOSettings:
-        names = [getattr(reward, "type", "") for reward in self.rewards]
-        if "rank_discount" in names and getattr(self.rollout, "type", "beam") != "beam":
-            raise ValueError(
-                "rank_discount needs rollout.type beam (a sample has no rank); use prefix_match or change the rollout"
-            )
+    def _the_answer_can_be_added(self) -> GRPOSettings:
         if self.add_ground_truth and (
             getattr(self.rollout, "top_k", None) or getattr(self.rollout, "top_p", 1.0) < 1.0
         ):
