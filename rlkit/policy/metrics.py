@@ -17,7 +17,8 @@ def rollout_metrics(rollouts: Rollouts) -> dict[str, float]:
     ``reward_spread`` is the standard deviation over all completions, ``reward_std`` the mean of that within groups.
     ``diversity/candidates`` is the share of distinct completions in a group, ``diversity/tokens`` and
     ``diversity/pairs`` those of distinct tokens and pairs of tokens among all of a group's (distinct-1 and -2); means
-    over groups. ``diversity/rollout`` is the share of distinct completions among all.
+    over groups. ``diversity/rollout`` is the share of distinct completions among the first ones of all groups: a policy
+    that is sure of its answers keeps it, one that says the same whatever it is asked does not.
     """
     present, mask = rollouts.present, rollouts.batch.mask
     count = present.sum()
@@ -46,10 +47,10 @@ def _group_std(rewards: Tensor, present: Tensor) -> Tensor:
 
 def _diversity(rollouts: Rollouts) -> dict[str, float]:
     shares: dict[str, list[float]] = {"candidates": [], "tokens": [], "pairs": []}
-    everything: list[tuple[int, ...]] = []
+    firsts: list[tuple[int, ...]] = []
     for group, mask in zip(rollouts.batch.completions, rollouts.batch.mask):
         rows = [tuple(row[kept].tolist()) for row, kept in zip(group, mask) if kept.any()]
-        everything += rows
+        firsts += rows[:1]
         of_group = {
             "candidates": rows,
             "tokens": [token for row in rows for token in row],
@@ -57,7 +58,7 @@ def _diversity(rollouts: Rollouts) -> dict[str, float]:
         }
         for name, found in of_group.items():
             shares[name] += [len(set(found)) / len(found)] if found else []
-    shares["rollout"] = [len(set(everything)) / max(len(everything), 1)]
+    shares["rollout"] = [len(set(firsts)) / max(len(firsts), 1)]
     return {f"diversity/{name}": sum(found) / max(len(found), 1) for name, found in shares.items()}
 
 

@@ -212,7 +212,7 @@ def test_a_reward_that_pays_for_length_is_named(tmp_path: Path, start: Path) -> 
 
 
 def test_a_collapse_of_entropy_is_named_and_reward_does_not_excuse_it(tmp_path: Path, start: Path) -> None:
-    built = trainer(tmp_path, start, short_a, steps=40, rate=1e-2, kl_coef=0.0)
+    built = trainer(tmp_path, start, short_a, steps=40, rate=1e-2, kl_coef=0.0, train={"batch_size": 16})
     built.train()
     rows = built.health.watch.history.rows
     assert rows[-1]["reward"] > rows[0]["reward"]
