@@ -28,6 +28,7 @@ from rlkit.policy.grouped_forward import PolicyOutput
 from rlkit.policy.rollouts import Rollouts
 from rlkit.policy.trainer import PolicyTrainer
 
+
 class PPO(PolicyAlgorithm):
     """Experience, credit and loss.
 
