@@ -24,6 +24,8 @@ FEW, SOME = 3, 5
 """Rollouts that smooth a metric: one that hardly varies, one that does."""
 MIN_LENGTH_CHANGE = 4.0
 """Tokens; below, a ratio of lengths says nothing."""
+MIN_DROP = 0.1
+"""The least fall of the reward that counts, as a share of it or of its spread: the larger one."""
 MIN_FALL = 0.02
 """The least fall of a held-out figure that counts, whatever its size."""
 
@@ -85,7 +87,9 @@ def reward_falling(history: History, settings: MonitorSettings) -> Symptom | Non
         return None
     now, before = values[-size:], values[-2 * size : -size]
     drop = fmean(before) - fmean(now)
-    if drop <= max(settings.reward_drop * standard_error(now, before), 1e-6):
+    spread = mean_of_last(history.values("reward_spread"), size) or 0.0
+    least = MIN_DROP * max(abs(fmean(before)), spread)
+    if drop <= max(settings.reward_drop * standard_error(now, before), least, 1e-6):
         return None
     return f"reward fell from {fmean(before):.4g} to {fmean(now):.4g} within {2 * size} rollouts", _ago(history, size)
 

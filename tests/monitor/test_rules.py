@@ -74,6 +74,7 @@ def test_a_symptom_is_seen_above_its_limit_and_nothing_else(alarm: str, changes:
         {"clip_fraction": [0.29] * 3},
         {"kl": [0.3] * 10 + [0.49, 0.6, 0.4]},
         {"reward": [0.53, 0.51] * 5},  # noise
+        {"reward": [0.5, 0.501] * 5},  # a dip: clear, but less than a tenth
         {"zero_signal": [1.0] * 5, "reward": [0.9] * 5},  # solved, not constant
         {"entropy": [0.3] * 3, "reward": [0.9] * 3},  # sharp, and right
         {"entropy": [0.5] * 3},
