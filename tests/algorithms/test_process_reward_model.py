@@ -85,7 +85,7 @@ def test_labels_stand_where_steps_end() -> None:
     assert batch["is_end"].nonzero().tolist() == [[0, 5], [0, 8], [1, 4]]
     assert batch["right"][batch["is_end"]].tolist() == [1.0, 0.25, 0.0]
     assert batch["attention_mask"].sum(1).tolist() == [10, 5]
-    shared = Labelled(found[0].row._replace(ends=[5, 5]), [1.0, 0.0], "")
+    shared = Labelled(found[0].row._replace(ends=[5, 5]), [0.0, 1.0], "")
     assert collate([shared], pad=0)["right"][0, 5] == 0.0  # two steps of one token: the weaker label
 
 
