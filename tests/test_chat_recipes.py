@@ -21,7 +21,6 @@ from rlkit.recipe_smoke import smoke_recipe
 from rlkit.recipe_yaml import parse_document
 from rlkit.run import run
 
-RECIPES = ("chat_code_grpo", "sales_rules_grpo")
 PAGES = ("rewards.md", "chat.md")
 
 
