@@ -230,7 +230,7 @@ def test_the_starting_model_is_kept_where_no_checkpoint_beats_it_on_valid(tmp_pa
 
 
 def test_steps_whose_groups_are_all_filtered_out_have_a_loss_of_zero(tmp_path: Path) -> None:
-    built = trainer(tmp_path, zero_signal="drop", rewards=[{"type": "item_match", "weight": 0.0}])
+    built = trainer(tmp_path, zero_signal="drop", rewards=[{"type": "item_match", "clip": [5, 6]}])
     before = weights(built).clone()
     built.train()
     assert [row["loss"] for row in built.state.log_history if "loss" in row] == [0.0] * 4
