@@ -67,6 +67,12 @@ def stopped(tree: dict, folder: Path, capsys: pytest.CaptureFixture[str]) -> lis
     return list(error.value.problems)
 
 
+def sandboxes() -> set[str]:
+    """Return the processes that run a sandbox for this one."""
+    children = {pid for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()}
+    return {pid for pid in children if b"sandbox.zygote" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+
+
 # ---- what is said
 
 
@@ -129,7 +135,9 @@ def test_a_reward_that_wants_its_answers_marked_still_fits(tmp_path: Path) -> No
 def test_what_runs_code_says_how_it_is_isolated(tmp_path: Path) -> None:
     tree = chat_tree([{"type": "code"}])
     tree["domain"] = {"type": "chat", "prompts": {"type": "python_tasks", "rows": 4, "held_out": 4}}
+    before = sandboxes()
     found = lines(tree, tmp_path)
+    assert sandboxes() == before
     assert found["sandbox"].found.startswith("isolation ")
     assert found["reward code"].mark == "ok"
 

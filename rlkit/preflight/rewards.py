@@ -44,9 +44,11 @@ def reward_lines(job: Job) -> Iterator[Line]:
                 yield Line("later", subject, "scores rollouts, of which there are none yet")
             else:
                 prompts = _references(job) if prompts is None else prompts
-                yield _tried(subject, parts[0], prompts)
+                try:
+                    yield _tried(subject, parts[0], prompts)
+                finally:
+                    close(parts)
                 yield from _isolation(parts[0])
-            close(parts)
         except RlkitError as error:
             yield Line("failed", subject, "; ".join(error.problems))
 

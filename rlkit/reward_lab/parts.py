@@ -72,7 +72,7 @@ def reads_text(part: WeightedReward) -> bool:
 
 
 def close(parts: Sequence[WeightedReward]) -> None:
-    """End the workers of supervised parts."""
+    """End the processes of parts that have any."""
     for part in parts:
-        if isinstance(part.score, SupervisedReward):
-            part.score.close()
+        if callable(end := getattr(part.score, "close", None)):
+            end()

@@ -70,6 +70,10 @@ class CodeReward(TextReward):
             for result in results
         ]
 
+    def close(self) -> None:
+        """End the sandbox; a later sample starts it again."""
+        self.sandbox.close()
+
     def _scores(self, samples: Sequence[Sample]) -> list[float]:
         return [outcome.score for outcome in self.judge(samples)]
 
