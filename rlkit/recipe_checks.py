@@ -40,6 +40,7 @@ def cross_checks(model: type[Settings], tree: Mapping[str, Any]) -> Iterator[Pro
     yield from _consumed(classes, everyone)
     yield from _given(model, tree, classes, everyone)
     yield from _references(model, tree, classes)
+    yield from _values(tree, classes, stages)
     yield from _selected(tree, classes, stages)
     yield from _frozen(model, tree, stages)
     yield from _extra(model, tree, classes)
@@ -153,6 +154,18 @@ def _references(model: type[Settings], tree: Mapping[str, Any], classes: Classes
             fitting = [name for name in earlier if any(_makes(classes, name, kind) for kind in kinds)]
             if value not in fitting:
                 yield Problem(place.keys, _no_such_model(value, earlier, everyone, fitting, kinds))
+
+
+def _values(tree: Mapping[str, Any], classes: Classes, stages: list[str]) -> Iterator[Problem]:
+    """Yield value heads on the policy's own states that start from a stage without one."""
+    for stage in stages:
+        value = _mapping(_mapping(_mapping(tree["stages"][stage]).get("algorithm")).get("value"))
+        name = value.get("start_from")
+        source = classes.get(("stages", name, "algorithm")) if isinstance(name, str) else None
+        if source and value.get("backbone", "shared") == "shared" and "value" not in source.roles:
+            keys: Keys = ("stages", stage, "algorithm", "value", "start_from")
+            wrong = f"must be a stage with a value head (ppo), got {name!r}"
+            yield Problem(keys, f"{wrong}; write backbone: separate to start from the weights of another model")
 
 
 def _makes(classes: Classes, stage: str, kind: str) -> bool:

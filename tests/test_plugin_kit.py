@@ -267,7 +267,7 @@ def test_an_unknown_key_of_a_built_in_part_gives_one_line_with_its_place() -> No
 @pytest.mark.parametrize(
     ("kind", "declared", "message"),
     [
-        ("algorithm", {"consumes": ("Prompt",)}, "produces: declares nothing; choose of policy, process_reward_model, reward_model"),
+        ("algorithm", {"consumes": ("Prompt",)}, "produces: declares nothing; choose of policy, process_reward_model"),
         ("algorithm", {"consumes": ("Promt",), "produces": ("policy",)}, "consumes: nobody knows Promt; choose of "),
         ("algorithm", {"produces": ("model",), "consumes": ("Prompt",)}, "produces: nobody knows model"),
         ("domain", {"produces": ("policy",)}, "produces: nobody knows policy"),

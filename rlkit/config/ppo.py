@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -10,6 +11,7 @@ from pydantic import Field, model_validator
 from rlkit.component import Settings, Slot
 from rlkit.config.algorithms import PolicySettings
 from rlkit.config.rollouts import SampleSettings
+from rlkit.errors import DataError
 
 
 class ValueSettings(Settings):
@@ -32,6 +34,19 @@ class ValueSettings(Settings):
     """The value loss's weight beside the policy loss (vf_coef)."""
     clip: float | None = Field(0.2, gt=0)
     """How far a value may move from the one that the advantages were computed with; none: as far as it likes."""
+
+    def files(self) -> tuple[str, ...]:
+        """Return the folder that is named."""
+        return (self.path,) if self.path else ()
+
+    def check(self) -> None:
+        """Look whether the folder is there.
+
+        Raises:
+            DataError: it is not.
+        """
+        if self.path and self.path.startswith((".", "/", "~")) and not Path(self.path).expanduser().is_dir():
+            raise DataError(f"value.path: there is no folder {self.path!r}; name a reward model or a language model")
 
     @model_validator(mode="after")
     def _a_head_has_no_weights_of_its_own(self) -> ValueSettings:

@@ -14,6 +14,9 @@ LOW_PRECISION_TOLERANCE = 2e-2
 def check_first_pass(logprobs: Tensor, batch: GroupBatch, full_precision: bool) -> None:
     """Assert ratios of 1, per token and per completion, on the first pass over a fresh rollout.
 
+    Log-ratios are compared, as a ratio cannot fall below 1 by more than 1: each token's with the tolerance, that of a
+    completion with as many tolerances as it has tokens.
+
     Args:
         logprobs: (B, G, C) of training.
         batch: with ``scores`` (B, G) and, where there are any, ``old_logprobs`` (B, G, C), both of sampling.
@@ -22,16 +25,17 @@ def check_first_pass(logprobs: Tensor, batch: GroupBatch, full_precision: bool) 
     Raises:
         TrainingError: the two disagree.
     """
-    off = (logprobs.sum(-1) - batch.numbers["scores"]).exp() - 1  # (B, G)
     sampled = batch.mask.any(-1) & ~batch.numbers["scores"].isnan()  # an added answer has no score
-    worst = float(off.abs().masked_fill(~sampled, 0.0).max())
+    tokens = batch.mask.sum(-1).clamp_min(1)  # (B, G)
+    off = (logprobs.sum(-1) - batch.numbers["scores"]).abs() / tokens  # (B, G)
+    worst = float(off.masked_fill(~sampled, 0.0).max())
     if "old_logprobs" in batch.numbers:
-        token = (logprobs - batch.numbers["old_logprobs"]).exp() - 1  # (B, G, C)
-        worst = max(worst, float(token.abs().masked_fill(~batch.mask, 0.0).max()))
+        token = (logprobs - batch.numbers["old_logprobs"]).abs()  # (B, G, C)
+        worst = max(worst, float(token.masked_fill(~batch.mask, 0.0).max()))
     tolerance = FULL_PRECISION_TOLERANCE if full_precision else LOW_PRECISION_TOLERANCE
-    if not worst <= tolerance * batch.completions.shape[-1]:
+    if not worst <= tolerance:
         raise TrainingError(
-            f"policy: training and sampling disagree on a rollout's probabilities by a ratio of {worst:.2g} "
-            f"(limit {tolerance:g} per token); look for dropout, a changed temperature or normalization, "
+            f"policy: training and sampling disagree on a rollout's log-probs by {worst:.2g} per token "
+            f"(limit {tolerance:g}); look for dropout, a changed temperature or normalization, "
             "or a lower precision in one of the two"
         )

@@ -109,7 +109,7 @@ class Rewarder:
             1000 * (time.perf_counter() - started) / max(int(rollouts.present.sum()), 1)
         )
         counted = {mask.shape[:2]: rollouts.present, mask.shape: mask}.get(score.shape)
-        may_lack = hasattr(part.score, "outcomes")
+        may_lack = len(getattr(part.score, "outcomes", ())) == int(rollouts.present.sum())  # it says why, one by one
         wrong = counted is None or not (torch.isfinite(score) | (score.isnan() if may_lack else False))[counted].all()
         if wrong or (part.settings.gate and score.ndim == 3):
             raise TrainingError(

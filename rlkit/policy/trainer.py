@@ -144,9 +144,10 @@ class PolicyTrainer(WrappedTrainer):
         return self.skipping
 
     def _skipped(self, batch: GroupBatch) -> GroupBatch:
-        """Make the coming step change nothing: no group counts, and learning rates are 0 until the schedule goes on.
+        """Make the coming step change no weight: no group counts, and learning rates are 0 until the schedule goes on.
 
-        The step is still taken, so that steps, schedule and checkpoints fall where they do without an early stop.
+        The step is still taken, so that steps, schedule and checkpoints fall where they do without an early stop; the
+        optimizer's moments fade as they do under a gradient of 0, and the means of the log hold it as a 0.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = 0.0
@@ -249,7 +250,7 @@ class PolicyTrainer(WrappedTrainer):
         counts = Counts(num_items_in_batch[0], num_items_in_batch[1], self.collector.max_completion_tokens)
         loss, shares = self.algorithm.loss(output, inputs, counts)
         self.notes.share({"policy_objective": loss, **shares})
-        if "approx_kl" in shares:
+        if self.algorithm.target_kl is not None:
             self.moved.append(shares["approx_kl"].detach())
         if self.health is not None:
             self.health.saw(inputs, output.logprobs, loss)

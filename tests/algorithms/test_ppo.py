@@ -15,7 +15,7 @@ from toys import tiny_job, tiny_recipe
 from rlkit.algorithms.ppo import PPO, ppo
 from rlkit.config.ppo import PPOSettings
 from rlkit.config.rewards import ItemMatchSettings
-from rlkit.errors import TrainingError
+from rlkit.errors import DataError, RecipeError, TrainingError
 from rlkit.models.wrapped import HEADS_FILE
 from rlkit.ops.policy_loss import Counts
 from rlkit.policy.group_batch import GroupBatch
@@ -252,6 +252,24 @@ def test_micro_batches_change_no_weight(tmp_path: Path) -> None:
 def test_a_reference_that_is_offloaded_says_the_same(tmp_path: Path) -> None:
     near, far = (batches_of(trainer(tmp_path / str(flag), offload=flag))[0][0] for flag in (False, True))
     assert torch.equal(near.numbers["ref_logprobs"], far.numbers["ref_logprobs"])
+
+
+def test_a_shared_head_starts_from_a_stage_that_has_one(tmp_path: Path) -> None:
+    recipe = tree(tmp_path)
+    sft = copy.deepcopy(tiny_recipe()["stages"]["sft"])
+    stages = {"sft": sft, "ppo": recipe["stages"]["ppo"]}
+    stages["ppo"]["algorithm"]["value"] = {"start_from": "sft"}
+    with pytest.raises(RecipeError, match=r"value.start_from: must be a stage with a value head \(ppo\), got 'sft'"):
+        recipe_from_tree(recipe | {"stages": stages})
+    stages["ppo"]["algorithm"]["value"]["backbone"] = "separate"
+    assert recipe_from_tree(recipe | {"stages": stages})
+
+
+def test_a_value_folder_that_is_not_there_is_named_and_one_that_is_counts_among_the_inputs(tmp_path: Path) -> None:
+    chosen = settings(value={"backbone": "separate", "path": str(tmp_path / "nowhere")}).value
+    with pytest.raises(DataError, match=r"value\.path: there is no folder"):
+        chosen.check()
+    assert chosen.files() == (str(tmp_path / "nowhere"),)
 
 
 def test_penalties_that_could_not_act_are_refused() -> None:
