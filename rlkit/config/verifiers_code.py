@@ -22,6 +22,8 @@ class CodeSettings(RewardSettings):
     a run whose sandbox hangs, must be twice as long at least."""
     memory_mb: int = Field(512, ge=64)
     """Address space of a process that runs code, of which the interpreter takes about 40."""
+    max_characters: int = Field(150_000, ge=1)
+    """A longer completion scores 0 unread."""
     workers: int = Field(0, ge=0, le=256)
     """Samples that run at once; 0: one per core."""
     isolation: Literal["auto", "namespaces", "bubblewrap", "seccomp", "rlimits"] = "auto"

@@ -6,6 +6,7 @@ import itertools
 import json
 import logging
 import math
+import time
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,23 @@ def test_code_in_the_thinking_does_not_count() -> None:
 
 def test_a_block_that_was_cut_off_counts_as_far_as_it_goes() -> None:
     assert program_of(completion("```python\ndef f(x):\n    ret")) == "def f(x):\n    ret"
+
+
+@pytest.mark.parametrize("text", ["```" + "a" * 200_000, "```" + " " * 200_000, "    ```a\n" * 25_000 + "```" + "a b" * 9])
+def test_a_fence_without_a_line_end_takes_no_time(text: str) -> None:
+    program_of(completion("x"))  # compiles what is compiled once
+    started = time.process_time()
+    program_of(completion(text))
+    assert time.process_time() - started < 1
+
+
+def test_a_completion_that_is_too_long_scores_0_unread() -> None:
+    short = CodeReward(CodeSettings(max_characters=40, workers=1), None)
+    right = "def f(x): return x * x"
+    assert [one.score for one in short.judge([completion(f"{right}{' ' * 40}", **TWO)])] == [0.0]
+    assert short.run([completion(" " * 41, **TWO)])[0].reason == "41 characters, more than 40"
+    assert short.judge([completion(" " * 41)])[0].error == "the row carries no tests"
+    short.close()
 
 
 def test_a_bare_completion_goes_on_where_the_prompt_ends() -> None:

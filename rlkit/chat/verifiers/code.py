@@ -24,7 +24,8 @@ from rlkit.policy.text_rewards import Outcome, Sample, TextReward
 
 logger = logging.getLogger(__name__)
 
-FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^[ \t]*+```[ \t]*+(\w*+)[^\n]*+\n(.*?)(?:^[ \t]*+```|\Z)", re.MULTILINE | re.DOTALL)
+"""Possessive, so that a long line without an end is read once and not from each of its characters."""
 CARRIERS = ("tests", "test_list", "test", "cases")
 """The keys of a row under which tests stand."""
 PYTHON = ("", "python", "python3", "py")
@@ -53,11 +54,11 @@ class CodeReward(TextReward):
 
     def run(self, samples: Sequence[Sample]) -> list[Result]:
         """Return how the code of each sample did."""
-        found = [(sample, tests_of(sample)) for sample in samples]
-        jobs = [(program_of(sample), tests) for sample, tests in found if tests]
+        found = [(sample, tests_of(sample), self._refused(sample)) for sample in samples]
+        jobs = [(program_of(sample), tests) for sample, tests, refused in found if tests and not refused]
         ran = iter(self.sandbox.run(jobs, until_failure=self.settings.score == "all"))
         none = Result("unsupported", "the row carries no tests", 0, 0, 0.0)
-        return [next(ran) if tests else none for _, tests in found]
+        return [none if not tests else refused or next(ran) for _, tests, refused in found]
 
     def judge(self, samples: Sequence[Sample]) -> list[Outcome]:
         """Score samples; one without a verdict says why."""
@@ -73,6 +74,11 @@ class CodeReward(TextReward):
     def close(self) -> None:
         """End the sandbox; a later sample starts it again."""
         self.sandbox.close()
+
+    def _refused(self, sample: Sample) -> Result | None:
+        """Return the verdict on a completion that is too long to be looked at; None on any other."""
+        characters, most = len(sample.completion), self.settings.max_characters
+        return Result("failed", f"{characters} characters, more than {most}", 0, 1, 0.0) if characters > most else None
 
     def _scores(self, samples: Sequence[Sample]) -> list[float]:
         return [outcome.score for outcome in self.judge(samples)]
