@@ -45,6 +45,30 @@ def test_golden_cases_of_a_recipe_hold(name: str) -> None:
     assert "cases: 5 scored as they should" in done.stdout
 
 
+def header_commands() -> list[str]:
+    """Return every command of the recipes' headers."""
+    texts = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "recipes").glob("*.yaml"))]
+    return [re.split(r"  +", found)[0] for text in texts for found in re.findall(r"^#   (rlkit .*)", text, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("command", header_commands())
+def test_commands_of_recipe_headers_are_such(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    arguments = shlex.split(command)
+    parsed(arguments)
+    load_recipe(arguments[2], [word for word in arguments[3:] if not word.startswith("-")])
+
+
+def test_every_recipe_has_a_command_in_its_header() -> None:
+    named = {shlex.split(command)[2] for command in header_commands()}
+    assert named == {f"recipes/{path.name}" for path in (ROOT / "recipes").glob("*.yaml")}
+
+
+def test_the_math_recipe_is_measured_by_what_it_learns_from() -> None:
+    stages = load_recipe(ROOT / "recipes" / "chat_math_grpo.yaml").recipe.stages
+    assert [reward.type for reward in stages["evaluate"].chat.rewards] == ["math"]  # type: ignore[attr-defined]
+
+
 def test_the_sales_recipe_weighs_what_it_says() -> None:
     recipe = load_recipe(ROOT / "recipes" / "sales_rules_grpo.yaml").recipe
     checklist, relevance = recipe.stages["grpo"].algorithm.rewards  # type: ignore[attr-defined]
