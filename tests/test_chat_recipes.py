@@ -48,7 +48,8 @@ def test_golden_cases_of_a_recipe_hold(name: str) -> None:
 def header_commands() -> list[str]:
     """Return every command of the recipes' headers."""
     texts = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "recipes").glob("*.yaml"))]
-    return [re.split(r"  +", found)[0] for text in texts for found in re.findall(r"^#   (rlkit .*)", text, re.MULTILINE)]
+    found = [line for text in texts for line in re.findall(r"^#   (rlkit .*)", text, re.MULTILINE)]
+    return [re.split(r"  +", line)[0] for line in found]
 
 
 @pytest.mark.parametrize("command", header_commands())

@@ -73,7 +73,7 @@ def test_a_block_that_was_cut_off_counts_as_far_as_it_goes() -> None:
     assert program_of(completion("```python\ndef f(x):\n    ret")) == "def f(x):\n    ret"
 
 
-@pytest.mark.parametrize("text", ["```" + "a" * 200_000, "```" + " " * 200_000, "    ```a\n" * 25_000 + "```" + "a b" * 9])
+@pytest.mark.parametrize("text", ["```" + "a" * 200_000, "```" + " " * 200_000, "   ```a\n" * 25_000 + "```a"])
 def test_a_fence_without_a_line_end_takes_no_time(text: str) -> None:
     program_of(completion("x"))  # compiles what is compiled once
     started = time.process_time()
