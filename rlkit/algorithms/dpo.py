@@ -144,7 +144,9 @@ def _tokenized(rows: Sequence[Preference], tokenizer: Any, settings: DPOSettings
 
 
 def _check(rows: Sequence[Preference]) -> None:
-    """Refuse pairs that hold no preference; a domain's reader does so before, with the name of its field.
+    """Refuse pairs that hold no preference.
+
+    The chat domain's reader does so before any stage, and takes blank texts for empty; this is for other domains.
 
     Raises:
         DataError: every such pair, by file and line.

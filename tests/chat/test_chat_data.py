@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import logging
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from rlkit.config.chat import ChatFilesSettings, ChatSettings
 from rlkit.errors import DataError
 
 ROWS = [{"prompt": f"q{index}", "answer": f"a{index}"} for index in range(25)]
+QUESTION, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 
 
 def write(path: Path, *lines: str) -> str:
@@ -259,6 +261,24 @@ def test_every_bad_row_of_every_file_is_named(tmp_path: Path) -> None:
         ("preferences", {"prompt": "q", "chosen": "a", "rejected": " a "}, "chosen and rejected are the same, got 'a'"),
         ("preferences", {"chosen": "a", "rejected": "b"}, "prompt: missing"),
         ("preferences", {"prompt": "", "chosen": "a", "rejected": "b"}, "prompt: empty, got ''"),
+        ("preferences", {"prompt": "q", "chosen": " ", "rejected": "b"}, "chosen: empty, got a message of the"),
+        ("preferences", {"prompt": "q", "chosen": "a", "rejected": ""}, "rejected: empty, got a message of the"),
+        ("preferences", {"question": "q", "response_j": "a", "response_k": ""}, "rejected: empty, got a message of"),
+        (
+            "preferences",
+            {"prompt": "q", "chosen": "a", "rejected": [ANSWER, {"role": "user", "content": "r"}]},
+            "rejected: the last message is the user's",
+        ),
+        (
+            "preferences",
+            {"prompt": "q", "chosen": [{**ANSWER, "content": "", "weight": 0}], "rejected": "b"},
+            "chosen: empty, got a message of the assistant",
+        ),
+        ("preferences", {"prompt": "q", "chosen": "a", "rejected": "b", "margin": math.inf}, "margin: not a finite"),
+        ("preferences", {"prompt": "q", "chosen": "a", "rejected": "b", "margin": math.nan}, "margin: not a finite"),
+        ("preferences", {"prompt": "q", "chosen": "a", "rejected": "b", "margin": "nan"}, "margin: not a finite"),
+        ("preferences", {"prompt": "q", "chosen": "a", "rejected": "b", "margin": "-inf"}, "margin: not a finite"),
+        ("preferences", {"prompt": "q", "chosen": "a", "rejected": "b", "margin": 10**400}, "margin: not a finite"),
         ("demonstrations", {"prompt": "q", "completion": " "}, "completion: empty"),
         ("demonstrations", {"messages": [{"role": "user", "content": "q"}]}, "holds no message of the assistant"),
         ("demonstrations", {"messages": [{"role": "assistant", "content": "a"}]}, "the assistant speaks before the"),
@@ -271,6 +291,13 @@ def test_every_bad_row_of_every_file_is_named(tmp_path: Path) -> None:
         ("feedback", {"prompt": "q", "completion": "a", "label": "perhaps"}, "label: not true or false, got 'perhaps'"),
         ("feedback", {"messages": [{"role": "user", "content": "q"}], "label": True}, "the last message is the user's"),
         ("prompts", {"prompt": [{"role": "system", "content": "q"}]}, "prompt: holds no message of the user"),
+        ("prompts", {"prompt": [QUESTION, ANSWER, {"role": "user", "content": " "}]}, "prompt: empty, got a message"),
+        (
+            "prompts",
+            {"prompt": [QUESTION, ANSWER, {"role": "user", "content": ""}], "chosen": "a", "rejected": "b"},
+            "prompt: empty, got a message of the user",
+        ),
+        ("demonstrations", {"messages": [QUESTION, ANSWER, {**QUESTION, "content": ""}, ANSWER]}, "prompt: empty, got"),
     ],
 )
 def test_rows_that_cannot_serve_are_refused_by_line(kind: str, row: Any, problem: str, tmp_path: Path) -> None:

@@ -181,8 +181,29 @@ def test_a_margin_is_a_number() -> None:
         None,
         None,
     ]
-    with pytest.raises(BadRow, match="margin: not a number, got 'much'"):
+    with pytest.raises(BadRow, match="margin: not a finite number, got 'much'"):
         read({**row, "margin": "much"}, "preferences")
+
+
+JSON = ['{"name": 0}', "[0, 2]", "[]", "{}", '[{"role": "user", "content": "q"}, {"name": 0}]', '[["role", "from"]]']
+
+
+@pytest.mark.parametrize("text", JSON)
+def test_a_text_that_is_json_but_no_message_stays_a_text(text: str) -> None:
+    (dialogue,) = read({"prompt": text, "completion": text}, "demonstrations")
+    assert said(dialogue.messages) == [("user", text), ("assistant", text)]
+    (pair,) = read({"prompt": text, "chosen": text, "rejected": "b"}, "preferences")
+    assert (said(pair.prompt), said(pair.chosen)) == ([("user", text)], [("assistant", text)])
+
+
+@pytest.mark.parametrize("form", [openai, sharegpt])
+def test_a_text_that_holds_messages_as_json_is_these_messages(form: Any) -> None:
+    (pair,) = read(
+        {"prompt": json.dumps(form(*TALK[:3])), "chosen": json.dumps(form(TALK[3])[0]), "rejected": "c"}, "preferences"
+    )
+    assert (said(pair.prompt), said(pair.chosen)) == (TALK[:3], TALK[3:])
+    (question,) = read({"prompt": json.dumps(form(TALK[0])[0])}, "prompts")
+    assert said(question.prompt) == TALK[:1]
 
 
 @pytest.mark.parametrize(
@@ -233,7 +254,7 @@ def test_a_named_format_wins_over_detection(tmp_path: Path) -> None:
 
 
 REAL = [
-    ("preference_chat", "hh_harmless_visible.jsonl.gz", "preferences", 1188),
+    ("preference_chat", "hh_harmless_visible.jsonl.gz", "preferences", 1187),
     ("preference_chat", "alpaca_eval_gpt4_pairs_visible.jsonl", "preferences", 1164),
     ("preference_chat", "dpo_en_demo.json", "preferences", 300),
     ("preference_chat", "dpo_zh_demo.json", "preferences", 300),
@@ -249,13 +270,17 @@ REAL = [
 
 
 @pytest.mark.parametrize(("folder", "name", "kind", "count"), REAL, ids=[name for _, name, *_ in REAL])
-def test_every_real_file_loads_whole(folder: str, name: str, kind: str, count: int) -> None:
+def test_every_real_file_loads_whole_but_for_the_rows_without_an_answer(
+    folder: str, name: str, kind: str, count: int
+) -> None:
     path = str(data_folder(folder) / name)
-    rows, (report,) = read_rows(ChatFilesSettings(path=path), kind)
-    assert (len(rows["train"]), report.bad) == (count, [])
+    rows, (report,) = read_rows(ChatFilesSettings(path=path, on_bad_row="skip"), kind)
+    bad = [(source.line, problem.partition(",")[0]) for source, problem in report.bad]
+    assert (len(rows["train"]), bad) == (count, WITHOUT_ANSWER.get(name, []))
     assert {type(row).__name__ for row in rows["train"]} == {_CLASSES[kind]}
 
 
+WITHOUT_ANSWER = {"hh_harmless_visible.jsonl.gz": [(289, "chosen: empty")]}
 _CLASSES = dict(zip(KINDS, ("Dialogue", "Pair", "Rated", "Stepwise", "Question")))
 
 

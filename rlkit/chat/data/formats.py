@@ -6,6 +6,7 @@ source was asked for.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from rlkit.chat.data.messages import (
     full_text_of,
     is_dialogue,
     list_of,
+    messages_from_json,
     parse_dialogue,
     parse_message,
     parse_messages,
@@ -83,10 +85,12 @@ def _completion(row: Object) -> Messages:
 
 def _answer(row: Object, key: str) -> Messages:
     """Return what follows a prompt: a text, one message or several."""
-    value = from_json(row.get(key))
+    value = messages_from_json(row.get(key))
     if isinstance(value, dict):
         return (parse_message(value, key),)
-    return parse_messages(list_of(row, key), key) if isinstance(value, list) else (assistant(text_of(row, key)),)
+    if isinstance(value, list):
+        return parse_messages(list_of({key: value}, key), key)
+    return (assistant(text_of(row, key)),)
 
 
 def _self_instruct(row: Object, source: Source) -> list[Row]:
@@ -175,10 +179,14 @@ def _margin(row: Object) -> float | None:
     value = row.get("margin")
     if value is None or value == "":
         return None
+    wrong = BadRow(f"margin: not a finite number, got {short(value)}; write by how much chosen is better")
     try:
-        return float(value)
-    except (TypeError, ValueError) as error:
-        raise BadRow(f"margin: not a number, got {short(value)}; write by how much chosen is better") from error
+        margin = float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise wrong from error
+    if not math.isfinite(margin):
+        raise wrong
+    return margin
 
 
 def _stack_exchange(row: Object, source: Source) -> list[Row]:

@@ -24,6 +24,8 @@ def as_kind(row: Row, kind: str) -> Row:
                 f"chosen and rejected are the same, got {short(row.chosen[-1].content)}; mend one, or delete the row"
             )
         _check_prompt(row.prompt)
+        _check_side("chosen", row.chosen)
+        _check_side("rejected", row.rejected)
     if isinstance(row, Stepwise):
         _check_prompt(row.prompt)
     if isinstance(row, Rated):
@@ -43,6 +45,7 @@ def _demonstration(row: Row) -> Dialogue:
         raise BadRow("holds no message of the assistant, so there is nothing to learn from; add one, or delete the row")
     messages = row.messages[: last + 1]
     _check_prompt(row.prompt)
+    _check_prompt(messages)
     _check_answers(messages)
     return Dialogue(messages, row.source, row.tools)
 
@@ -53,8 +56,10 @@ def _learned(message: Message) -> bool:
 
 def _question(row: Row) -> Question:
     if isinstance(row, Question):
+        _check_prompt(row.prompt)
         return row
     if isinstance(row, Pair | Rated | Stepwise):
+        _check_prompt(row.prompt)
         return Question(row.prompt, "", row.source, {}, row.tools)
     answered = row.messages[-1].role == "assistant"
     prompt = row.messages[:-1] if answered else row.messages
@@ -73,6 +78,14 @@ def _check_prompt(messages: Messages) -> None:
 def _check_answers(messages: Messages) -> None:
     if any(_learned(one) and not one.text.strip() for one in messages):
         raise BadRow("completion: empty, got a message of the assistant without text; write it, or delete the row")
+
+
+def _check_side(name: str, messages: Messages) -> None:
+    """Refuse a side of a pair that says nothing; weights of messages play no part in preferences."""
+    if messages[-1].role != "assistant":
+        raise BadRow(f"{name}: the last message is the {messages[-1].role}'s; end with the answer that is compared")
+    if any(one.role == "assistant" and not one.text.strip() for one in messages):
+        raise BadRow(f"{name}: empty, got a message of the assistant without text; write it, or delete the row")
 
 
 def _said(messages: Messages) -> list[tuple[str, str]]:

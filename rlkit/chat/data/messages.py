@@ -69,6 +69,18 @@ def from_json(value: Any) -> Any:
     return value
 
 
+def messages_from_json(value: Any) -> Any:
+    """Return the message or the messages that a text holds as JSON, as a CSV cell may; anything else as it is.
+
+    A text that is JSON of another kind is a text: code, a table, or the answer that JSON was asked for.
+    """
+    found = from_json(value)
+    entries = found if isinstance(found, list) else [found]
+    if entries and all(isinstance(one, dict) and ("role" in one or "from" in one) for one in entries):
+        return found
+    return value
+
+
 def parse_messages(entries: Sequence[Any], key: str) -> Messages:
     """Read messages of ``role, content`` or ``from, value``.
 
@@ -172,13 +184,15 @@ def parse_dialogue(text: str, key: str) -> Messages:
 
 
 def parse_prompt(value: Any, key: str) -> Messages:
-    """Read a prompt: a text, a dialogue that waits for its answer, or messages.
+    """Read a prompt: a text, a dialogue that waits for its answer, one message or several.
 
     Raises:
         BadRow: it is none of them, or empty.
     """
-    value = from_json(value)
-    if isinstance(value, list):
+    value = messages_from_json(value)
+    if isinstance(value, dict):
+        messages: Messages = (parse_message(value, key),)
+    elif isinstance(value, list):
         messages = parse_messages(list_of({key: value}, key), key)
     else:
         text = full_text_of({key: value}, key)
