@@ -52,13 +52,17 @@ def recipe(
     }
 
 
-def trainer(folder: Path, *args: Any, **train: Any) -> Any:
+def kto_job(folder: Path, *args: Any, **train: Any) -> Job:
     loaded = recipe_from_tree(recipe(*args, **train))
     directory = RunDirectory(folder)
     directory.open("", 0, {})
     job = Job(loaded.recipe, load_plugins(), directory, "kto")
     job.engine.prepare()
-    return load_plugins().get("algorithm", "kto").load()(job)
+    return job
+
+
+def trainer(folder: Path, *args: Any, **train: Any) -> Any:
+    return load_plugins().get("algorithm", "kto").load()(kto_job(folder, *args, **train))
 
 
 def test_the_module_has_fewer_than_80_lines() -> None:
@@ -150,9 +154,24 @@ def test_a_stage_that_goes_on_ends_as_one_that_never_stopped(tmp_path: Path) -> 
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
-def test_a_batch_without_neighbors_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("train", [{"micro_batch_size": 1}, {"batch_size": 1}])
+def test_a_batch_without_neighbors_is_refused(train: dict[str, int], tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"stages\.kto\.train\.micro_batch_size: kto compares neighbors, got 1"):
-        trainer(tmp_path, micro_batch_size=1)
+        trainer(tmp_path, **train)
+
+
+def test_no_valid_row_is_looked_at_without_a_neighbor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = kto_job(tmp_path, micro_batch_size=8)
+    given = job.domain.feedback
+    monkeypatch.setattr(job.domain, "feedback", lambda split: given("train")[: 17 if split == "valid" else None])
+    made = load_plugins().get("algorithm", "kto").load()(job)
+    sizes = [len(batch["label"]) for batch in made.get_eval_dataloader()]
+    assert sizes == [9, 8]  # by eights the last of the 17 would stand alone
+
+
+def test_checkpoints_that_nothing_looks_at_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"stages\.kto\.train\.save_every_steps: must be a multiple of"):
+        trainer(tmp_path, evaluate_every_steps=2, save_every_steps=3)
 
 
 def test_its_settings_are_checked_like_built_in_ones() -> None:

@@ -1,7 +1,4 @@
-"""Kahneman-Tversky optimization for rlkit: a policy from single answers that people liked or not, by TRL's trainer.
-
-Ethayarajh et al. 2024, arXiv 2402.01306; ``apo_zero_unpaired`` is that of D'Oosterlinck et al. 2024, arXiv 2408.06266.
-"""
+"""KTO, by TRL's trainer; ``apo_zero_unpaired`` is that of D'Oosterlinck et al. 2024, arXiv 2408.06266."""
 
 from typing import ClassVar, Literal
 
@@ -41,6 +38,7 @@ def kto(job):
 
     from rlkit.algorithms import offline
     from rlkit.models.load import make_trainable
+    from rlkit.training import batch_plan
 
     class Collator(DataCollatorForUnpairedPreference):
         """Estimates the KL from each prompt with its neighbor's answer, of the micro-batch at hand."""
@@ -50,22 +48,24 @@ def kto(job):
             return super().torch_call([{**row, "KL_completion_ids": other["completion_ids"]} for row, other in pairs])
 
     settings, loaded = job.settings.algorithm, job.load_model()
-    if settings.loss == "kto" and job.settings.train.micro_batch_size == 1:
+    if settings.loss == "kto" and batch_plan(job.settings.train, job.processes).micro_batch_size < 2:
         raise RecipeError(f"stages.{job.stage}.train.micro_batch_size: kto compares neighbors, got 1; take 2 or more")
     rows = {}
-    for split in ("train", "valid"):
+    for split, name in (("train", "train_dataset"), ("valid", "eval_dataset")):
         found = job.domain.feedback(split)
         columns = offline.tokenized(found, loaded.tokenizer, ["completion"], settings.max_tokens)
-        rows[split] = Dataset.from_dict({**columns, "label": [row.desirable for row in found]})
-    steps = offline.optimizer_steps(job.settings.train, len(rows["train"]))
+        rows[name] = Dataset.from_dict({**columns, "label": [row.desirable for row in found]})
+    steps = offline.optimizer_steps(job.settings.train, len(rows["train_dataset"]))
     own = settings.model_dump(include={"beta", "desirable_weight", "undesirable_weight"}) | {"loss_type": settings.loss}
+    own |= offline.stage_arguments(job, steps, offline.best_checkpoint("loss"))
+    size, held_out = max(own["per_device_eval_batch_size"], 2), len(rows["eval_dataset"])
+    own["per_device_eval_batch_size"] = next((n for n in range(size, size + 9) if held_out % n != 1), size)  # neighbors
     trainer = type("FeedbackTrainer", (offline.OfflineTrainer, KTOTrainer), {})(
         ref_model=offline.frozen_reference(loaded, job),
         model=make_trainable(loaded, job.model),
-        args=KTOConfig(**own | offline.best_checkpoint("loss") | job.training_arguments(steps)),
+        args=KTOConfig(**own),
         data_collator=Collator(loaded.tokenizer.pad_token_id, settings.max_tokens),
-        train_dataset=rows["train"],
-        eval_dataset=rows["valid"],
+        **rows,
         processing_class=loaded.tokenizer,
         callbacks=offline.stage_callbacks(job),
     )
