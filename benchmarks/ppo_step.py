@@ -148,7 +148,7 @@ def rlkit_step(shape: str, group_size: int, backbone: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         more = {"per_device_train_batch_size": chunk, "gradient_accumulation_steps": COMPLETIONS // MICRO}
         trainer = PolicyTrainer(
-            PolicyModel(build_model(Qwen2ForCausalLM, shape), None, "vocabulary", 1.0, "auto", value),
+            PolicyModel(build_model(Qwen2ForCausalLM, shape), None, "vocabulary", 1.0, "auto", value, False),
             TrainingArguments(
                 **arguments_of(folder) | more, max_steps=STEPS * EPOCHS, eval_strategy="no", remove_unused_columns=False
             ),

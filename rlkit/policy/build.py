@@ -19,10 +19,11 @@ from rlkit.policy.health import Health
 from rlkit.policy.mini_batches import LoopSettings
 from rlkit.policy.module import PolicyModel
 from rlkit.policy.pass_rates import PassRates
-from rlkit.policy.rewarder import Reward, Rewarder, weighted
+from rlkit.policy.rewarder import Rewarder, weighted
 from rlkit.policy.rollback import KEPT_CHECKPOINTS
 from rlkit.policy.rollouts import PromptStream, Rollouts
-from rlkit.policy.supervised import SupervisedReward
+from rlkit.policy.sampler import check_prompts, prompt_limit
+from rlkit.policy.supervised import load_supervised
 from rlkit.policy.trainer import PolicyTrainer
 from rlkit.policy.value import make_value
 from rlkit.records import Prompt
@@ -52,6 +53,9 @@ def policy_trainer(
         settings: the algorithm's settings, a ``PolicySettings``.
         amend: what the algorithm does to fresh rollouts before they are rewarded.
         value: what values states; none: nothing does.
+
+    Raises:
+        DataError: the model has no room for some prompts.
     """
     loaded = job.load_model()
     valued = make_value(job, value, loaded) if value else None
@@ -61,6 +65,8 @@ def policy_trainer(
     _check(job, settings)
     health = _health(job, algorithm, loop)
     collector = _collector(job, settings, loaded.tokenizer, prompts, _Parts(arguments, amend, health))
+    limit = prompt_limit(loaded.model, collector.max_completion_tokens)
+    check_prompts(loaded.tokenizer, [*prompts, *collector.valid], limit)
     model = PolicyModel(
         make_trainable(loaded, job.model),
         collector.constraint,
@@ -68,6 +74,7 @@ def policy_trainer(
         collector.rollout.temperature,
         settings.forward,
         valued,
+        settings.entropy_coef > 0,
     )
     return PolicyTrainer(
         model.to(arguments.device),
@@ -92,7 +99,7 @@ def _collector(job: Job, settings: Any, tokenizer: Any, prompts: list[Prompt], p
 
     device = parts.arguments.device
     rates = PassRates(settings.skip_solved) if settings.skip_solved else None
-    rewards = weighted(settings.rewards, lambda reward: _reward(job, reward))
+    rewards = weighted(settings.rewards, lambda reward: load_supervised(job, reward))
     return Collector(
         settings,
         rollout=job.load("rollout", settings.rollout),
@@ -135,12 +142,6 @@ def _health(job: Job, algorithm: PolicyAlgorithm, loop: LoopSettings) -> Health 
         planned=loop.rollouts,
         held_out=tuple(f"eval_{name}" for name in held_out),
     )
-
-
-def _reward(job: Job, settings: Any) -> Reward:
-    if settings.supervised:
-        return SupervisedReward(settings, job.domain)
-    return job.load_reward(settings)
 
 
 def _check(job: Job, settings: Any) -> None:

@@ -79,6 +79,7 @@ def policy_forward(
     normalization: Normalization = "vocabulary",
     temperature: float = 1.0,
     with_entropy: bool = False,
+    entropy_gradient: bool = True,
     with_hidden: bool = False,
     with_distributions: bool = False,
     mode: Mode = "auto",
@@ -92,7 +93,8 @@ def policy_forward(
         normalization: over the constraint's allowed children, or over the vocabulary (over ``batch.kept`` where
             sampling kept only some tokens).
         temperature: of the rollout.
-        with_entropy: also return entropies; they carry gradients.
+        with_entropy: also return entropies.
+        entropy_gradient: they carry gradients, which costs two more tensors of the size of the distributions.
         with_hidden: also return the states, for a value head.
         with_distributions: also return whole distributions, for an exact KL divergence.
         mode: ``auto`` groups where it is right and pays.
@@ -112,9 +114,10 @@ def policy_forward(
     else:
         distributions = log_distribution(head_logits(model, found.states), None, temperature)  # (R, V)
         choices = batch.completions.flatten()[found.places]  # (N,)
+    spread_out = distributions if entropy_gradient else distributions.detach()
     return PolicyOutput(
         logprobs=_place(pick(distributions, choices, found.rows), found, batch),
-        entropy=_place(entropy(distributions)[found.rows], found, batch) if with_entropy else None,
+        entropy=_place(entropy(spread_out)[found.rows], found, batch) if with_entropy else None,
         hidden=spread(found, batch) if with_hidden else None,
         distributions=distributions[found.rows] if with_distributions else None,
     )

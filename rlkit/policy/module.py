@@ -25,6 +25,7 @@ class PolicyModel(WrappedModel):
         temperature: of the rollouts.
         forward_mode: auto, grouped or dense.
         value: what values states, trained beside the policy; or None.
+        entropy_gradient: whether entropies are part of the loss, and not of the log alone.
     """
 
     def __init__(
@@ -35,11 +36,12 @@ class PolicyModel(WrappedModel):
         temperature: float,
         forward_mode: Mode,
         value: ValueHead | ValueModel | None = None,
+        entropy_gradient: bool = True,
     ) -> None:
         super().__init__(lm)
         self.constraint, self.temperature, self.forward_mode = constraint, temperature, forward_mode
         self.normalization: Any = normalization if constraint is not None else "vocabulary"
-        self.value = value
+        self.value, self.entropy_gradient = value, entropy_gradient
         without_dropout(self)
 
     def forward(self, batch: GroupBatch, with_entropy: bool = True, with_distributions: bool = False) -> PolicyOutput:
@@ -51,6 +53,7 @@ class PolicyModel(WrappedModel):
             normalization=self.normalization,
             temperature=self.temperature,
             with_entropy=with_entropy,
+            entropy_gradient=self.entropy_gradient,
             with_hidden=isinstance(self.value, ValueHead),
             with_distributions=with_distributions,
             mode=self.forward_mode,
