@@ -144,7 +144,7 @@ class Collector:
         """Return the mean reward of valid prompts, and the domain's own metrics."""
         rollouts = self._complete(lm, self.valid, ("valid",), {"rollout": 0.0, "reward": 0.0})
         present = rollouts.present
-        found = {"reward": float(rollouts.rewards.masked_fill(~present, 0.0).sum() / present.sum())}
+        found = {"reward": float(rollouts.plain.masked_fill(~present, 0.0).sum() / present.sum())}
         mine = self._share(self.valid)
         values = self.domain.validate(lm, self.tokenizer, mine, self.settings.validate_on, self.device)
         parts = _gather({name: torch.as_tensor(value, dtype=torch.float64) for name, value in values.items()})

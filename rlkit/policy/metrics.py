@@ -14,6 +14,7 @@ from rlkit.policy.rollouts import Rollouts
 def rollout_metrics(rollouts: Rollouts) -> dict[str, float]:
     """Describe one rollout: rewards, their parts and spread, lengths, truncation, diversity.
 
+    Rewards are those before standardization, which makes every group's mean 0.
     ``reward_spread`` is the standard deviation over all completions, ``reward_std`` the mean of that within groups.
     ``diversity/candidates`` is the share of distinct completions in a group, ``diversity/tokens`` and
     ``diversity/pairs`` those of distinct tokens and pairs of tokens among all of a group's (distinct-1 and -2); means
@@ -27,9 +28,9 @@ def rollout_metrics(rollouts: Rollouts) -> dict[str, float]:
         return float(values.masked_fill(~present, 0.0).sum() / count)
 
     metrics = {
-        "reward": mean(rollouts.rewards),
-        "reward_spread": float(rollouts.rewards[present].std(correction=0)),
-        "reward_std": float(_group_std(rollouts.rewards, present).mean()),
+        "reward": mean(rollouts.plain),
+        "reward_spread": float(rollouts.plain[present].std(correction=0)),
+        "reward_std": float(_group_std(rollouts.plain, present).mean()),
         "completion_length": float(mask.sum() / count),
         "truncated": mean(rollouts.truncated.float()),
         **_diversity(rollouts),

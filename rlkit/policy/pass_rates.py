@@ -38,12 +38,12 @@ class PassRates:
         """Take a visit of each prompt, and return the mean reward by bucket of the pass rates before it.
 
         Args:
-            rollouts: rewarded, of all ranks.
+            rollouts: rewarded, of all ranks; a standardized part counts as it was.
             turn: the pass over the prompts that they are of.
         """
         present = rollouts.present
-        passed = ((rollouts.rewards >= self.settings.passed_at) & present).sum(-1) / present.sum(-1).clamp_min(1)
-        means = rollouts.rewards.masked_fill(~present, 0.0).sum(-1) / present.sum(-1).clamp_min(1)  # (B,)
+        passed = ((rollouts.plain >= self.settings.passed_at) & present).sum(-1) / present.sum(-1).clamp_min(1)
+        means = rollouts.plain.masked_fill(~present, 0.0).sum(-1) / present.sum(-1).clamp_min(1)  # (B,)
         buckets: dict[str, list[float]] = defaultdict(list)
         for prompt, known, rate, mean in zip(rollouts.prompts, present.any(-1).tolist(), passed.tolist(), _list(means)):
             if not known:

@@ -67,30 +67,18 @@ class Rewarder:
         """Of the last call: milliseconds per completion of each part, and the share that could not be scored."""
 
     def __call__(self, rollouts: Rollouts) -> None:
-        """Fill in ``rewards``, ``parts`` and ``dense``, and take out what could not be scored.
+        """Fill in ``rewards``, ``parts``, ``dense`` and ``unstandardized``, and take out what could not be scored.
 
         Raises:
             TrainingError: a part returns something else than a number for each completion, or fails on all of them.
         """
         scored = [(part, self._scored(part, rollouts)) for part in self.parts]
         self._take_out(rollouts, scored)
-        present, mask = rollouts.present, rollouts.batch.mask
-        total, gate, dense = torch.zeros(present.shape), torch.ones(present.shape), None
-        for part, score in scored:
-            counted = mask if score.ndim == 3 else present
-            score = score.masked_fill(~counted, 0.0)
-            rollouts.parts[part.name] = score.sum(-1) if score.ndim == 3 else score
-            mixed = _mixed(score, part, counted)
-            if part.settings.gate:
-                gate = gate * mixed
-            elif score.ndim == 3:  # tokens were scored
-                dense = mixed if dense is None else dense + mixed
-            else:
-                total = total + mixed
-        if dense is not None:
-            rollouts.dense = dense * gate[..., None]
-            total = total + dense.sum(-1)
-        rollouts.rewards = (total * gate).masked_fill(~present, 0.0)
+        scored = [(part, score.masked_fill(~_counted(score, rollouts), 0.0)) for part, score in scored]
+        rollouts.parts |= {part.name: score.sum(-1) if score.ndim == 3 else score for part, score in scored}
+        rollouts.rewards, rollouts.dense = _mix(rollouts, scored, standardize=True)
+        if any(part.settings.standardize for part in self.parts):
+            rollouts.unstandardized, _ = _mix(rollouts, scored, standardize=False)
 
     def _scored(self, part: WeightedReward, rollouts: Rollouts) -> Tensor:
         """Return what a part says, on the CPU; a learned one visits the device where it may not stay.
@@ -164,11 +152,41 @@ class Rewarder:
             )
 
 
-def _mixed(score: Tensor, part: WeightedReward, counted: Tensor) -> Tensor:
+def _counted(score: Tensor, rollouts: Rollouts) -> Tensor:
+    """Return which of a part's numbers count: (B, G), or (B, G, C) where it scores tokens."""
+    return rollouts.batch.mask if score.ndim == 3 else rollouts.present
+
+
+def _mix(
+    rollouts: Rollouts, scored: Sequence[tuple[WeightedReward, Tensor]], *, standardize: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Return (B, G) the mix of all parts, and (B, G, C) what of it single tokens were given; None: nothing.
+
+    Args:
+        rollouts: what was scored.
+        scored: parts with their scores, 0 where nothing counts.
+        standardize: whether parts that ask for it are standardized.
+    """
+    present, dense = rollouts.present, None
+    total, gate = torch.zeros(present.shape), torch.ones(present.shape)
+    for part, score in scored:
+        mixed = _mixed(score, part, _counted(score, rollouts), standardize)
+        if part.settings.gate:
+            gate = gate * mixed
+        elif score.ndim == 3:  # tokens were scored
+            dense = mixed if dense is None else dense + mixed
+        else:
+            total = total + mixed
+    if dense is not None:
+        total, dense = total + dense.sum(-1), dense * gate[..., None]
+    return (total * gate).masked_fill(~present, 0.0), dense
+
+
+def _mixed(score: Tensor, part: WeightedReward, counted: Tensor, standardize: bool) -> Tensor:
     """Return a part's contribution: clipped, standardized within the group where asked, weighted."""
     if part.settings.clip is not None:
         score = score.clamp(*part.settings.clip)
-    if part.settings.standardize and score.ndim == 2:
+    if standardize and part.settings.standardize and score.ndim == 2:
         score = group_advantages(score, counted)
     return (score * part.weight).masked_fill(~counted, 0.0)
 

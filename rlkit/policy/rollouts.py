@@ -30,6 +30,7 @@ class Rollouts:
         rewards: (B, G) the weighted sum of ``parts``.
         parts: reward name -> (B, G), unweighted; a reward that scores tokens counts with its sum.
         dense: (B, G, C) the weighted sum of what single tokens were given, also part of ``rewards``; None: nothing.
+        unstandardized: (B, G) ``rewards`` as they would be if no part were standardized; None: none is.
     """
 
     prompts: list[Prompt]
@@ -42,6 +43,12 @@ class Rollouts:
     rewards: Tensor = field(default_factory=lambda: torch.empty(0))
     parts: dict[str, Tensor] = field(default_factory=dict)
     dense: Tensor | None = None
+    unstandardized: Tensor | None = None
+
+    @property
+    def plain(self) -> Tensor:
+        """Return (B, G) what completions are worth: standardized rewards have a mean of 0, whatever the policy does."""
+        return self.rewards if self.unstandardized is None else self.unstandardized
 
     @property
     def present(self) -> Tensor:
@@ -63,6 +70,7 @@ class Rollouts:
             rewards=self.rewards[index] if len(self.rewards) else self.rewards,
             parts={name: value[index] for name, value in self.parts.items()},
             dense=None if self.dense is None else self.dense[index],
+            unstandardized=None if self.unstandardized is None else self.unstandardized[index],
         )
 
 
@@ -87,6 +95,7 @@ def concat(rollouts: Sequence[Rollouts]) -> Rollouts:
         rewards=torch.cat([r.rewards for r in rollouts]),
         parts={name: torch.cat([r.parts[name] for r in rollouts]) for name in first.parts},
         dense=_concat_dense(rollouts),
+        unstandardized=None if first.unstandardized is None else torch.cat([r.plain for r in rollouts]),
     )
 
 

@@ -10,8 +10,9 @@ import torch
 from toys import tiny_job, tiny_recipe
 
 from rlkit.algorithms.grpo import grpo
-from rlkit.errors import RecipeError, TrainingError
+from rlkit.errors import DataError, RecipeError, TrainingError
 from rlkit.policy.trainer import PolicyTrainer
+from rlkit.records import Prompt, Source
 
 
 def trainer(folder: Path, train: dict | None = None, model: dict | None = None, **algorithm) -> PolicyTrainer:
@@ -205,6 +206,15 @@ def test_the_best_checkpoint_is_chosen_by_the_domains_own_metric_unless_another_
     assert (args.metric_for_best_model, args.load_best_model_at_end) == (metric, metric is not None)
 
 
+def test_a_standardized_reward_still_shows_in_looks_at_the_valid_split(tmp_path: Path) -> None:
+    plain, scaled = (
+        trainer(tmp_path / str(asked), rewards=[{"type": "prefix_match", "standardize": asked}])
+        for asked in (False, True)
+    )
+    found = [built.collector.validate(built.model.eval().lm)["reward"] for built in (plain, scaled)]
+    assert found[0] == found[1] > 0
+
+
 def test_training_stops_after_as_many_looks_without_a_better_one_as_the_patience_allows(tmp_path: Path) -> None:
     train = {"early_stopping_patience": 2, "max_steps": 40, "evaluate_every_steps": 4, "learning_rate": 1e-12}
     built = trainer(tmp_path, train, samples_per_log=0)
@@ -278,6 +288,24 @@ def test_a_batch_that_does_not_divide_over_the_processes_is_named_as_such(
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(RecipeError, match=r"^train.batch_size: 8 does not divide into 3 processes"):
         trainer(tmp_path)
+
+
+def test_prompts_without_room_in_train_and_valid_are_named_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = tiny_job(tmp_path)
+    given = job.domain.prompts
+
+    def with_a_long_one(split: str, limit: int | None = None) -> list[Prompt]:
+        return [*given(split, limit), Prompt("long", "x " * 10_000, "", Source(f"{split}.jsonl", 7))]
+
+    monkeypatch.setattr(job.domain, "prompts", with_a_long_one)
+    with pytest.raises(DataError) as error:
+        grpo(job)
+    assert [problem.partition(" tokens")[0][:22] for problem in error.value.problems] == [
+        "train.jsonl:7: prompt:",
+        "valid.jsonl:7: prompt:",
+    ]
 
 
 def test_settings_that_would_do_nothing_or_train_another_distribution_are_refused(tmp_path: Path) -> None:

@@ -12,14 +12,17 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from rlkit.config.algorithms import SkipSolvedSettings
 from rlkit.config.rewards import RewardSettings
 from rlkit.errors import TrainingError
 from rlkit.models.tokenizer import byte_tokenizer
 from rlkit.plugins import load_plugins
 from rlkit.policy import supervised
 from rlkit.policy.group_batch import GroupBatch
+from rlkit.policy.metrics import rollout_metrics
+from rlkit.policy.pass_rates import PassRates
 from rlkit.policy.rewarder import Rewarder, WeightedReward
-from rlkit.policy.rollouts import Rollouts
+from rlkit.policy.rollouts import Rollouts, concat
 from rlkit.policy.supervised import SupervisedReward, within
 from rlkit.policy.text_rewards import Sample, TextReward
 from rlkit.records import Prompt, Source
@@ -64,6 +67,30 @@ def test_a_standardized_part_counts_by_its_place_in_the_group() -> None:
     # 0 and 10 have the mean 5 and the unbiased deviation 7.07: -.707 and .707; a group without a difference gets 0.
     found = mixed(part("score", [[0.0, 10.0], [4.0, 4.0]], standardize=True))
     assert found.flatten().tolist() == pytest.approx([-0.7071, 0.7071, 0.0, 0.0], abs=1e-3)
+
+
+def test_a_standardized_part_counts_as_it_was_in_what_is_logged_and_selected_by() -> None:
+    # Of the clipped scores 0, 4 and 4, 4, each times 2, and 1: the plain rewards are 1, 9 and 9, 9, 7 on average.
+    parts = [part("score", [[0.0, 10.0], [4.0, 4.0]], standardize=True, weight=2.0, clip=[0, 4])]
+    found = rollouts(("a", "b"), ("c", "d"))
+    Rewarder([*parts, part("other", [[1.0, 1.0], [1.0, 1.0]])])(found)
+    assert found.rewards.mean() == pytest.approx(1.0), "what is trained on has each group's mean taken away"
+    found = concat([found.select([1]), found.select([0])])
+    assert found.plain.tolist() == [[9.0, 9.0], [1.0, 9.0]]
+    metrics = rollout_metrics(found)
+    assert metrics["reward"] == 7.0
+    assert metrics["reward_spread"] == pytest.approx(12**0.5)
+    rates = PassRates(SkipSolvedSettings(passed_at=5.0))
+    assert rates.record(found, 0) == {"difficulty/new": 7.0}
+    assert rates.visits == {"1": [1.0], "0": [0.5]}
+
+
+def test_a_gate_and_weights_shape_the_plain_reward_as_they_shape_the_trained_one() -> None:
+    found = rollouts(("a", "b"))
+    gate = part("gate", [[1.0, 0.0]], gate=True)
+    Rewarder([part("score", [[3.0, 5.0]], standardize=True), part("more", [[1.0, 1.0]], weight=0.5), gate])(found)
+    assert found.plain.tolist() == [[3.5, 0.0]]
+    assert found.rewards[0].tolist() == pytest.approx([0.5 - 0.7071, 0.0], abs=1e-3)
 
 
 def test_a_part_that_scores_tokens_counts_with_its_sum_and_keeps_its_tokens() -> None:
