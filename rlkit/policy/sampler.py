@@ -20,6 +20,9 @@ from rlkit.policy.rollouts import Rollouts
 from rlkit.policy.text_sampler import Truncation, sample_text
 from rlkit.records import Prompt
 
+SHOWN_PROMPTS = 20
+"""Prompts without room that an error names; a model with few positions has none for any."""
+
 
 @dataclass(frozen=True)
 class RolloutRequest:
@@ -68,8 +71,38 @@ def encode_prompts(
     Raises:
         DataError: prompts without a token, or with too many.
     """
-    rows = tokenizer([prompt.text for prompt in prompts], add_special_tokens=False).input_ids
-    problems = [
+    rows = _prompt_rows(tokenizer, prompts)
+    if problems := _unfit(prompts, rows, limit):
+        raise DataError(*problems)
+    width = max(len(row) for row in rows)
+    ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(row)) + row for row in rows])
+    mask = torch.arange(width) >= width - torch.tensor([len(row) for row in rows])[:, None]
+    return ids.to(device), mask.to(device)
+
+
+def check_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], limit: int | None) -> None:
+    """Refuse before training the prompts that ``encode_prompts`` would refuse when the stream reaches them.
+
+    Args:
+        tokenizer: the policy's.
+        prompts: all that the stage may draw.
+        limit: the longest prompt that the model has room for, in tokens.
+
+    Raises:
+        DataError: such prompts, the first ``SHOWN_PROMPTS`` by name and the others as a number.
+    """
+    problems = _unfit(prompts, _prompt_rows(tokenizer, prompts), limit)
+    more = len(problems) - SHOWN_PROMPTS
+    if problems:
+        raise DataError(*problems[:SHOWN_PROMPTS], *([f"prompts: {more} more like these"] if more > 0 else []))
+
+
+def _prompt_rows(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:
+    return tokenizer([prompt.text for prompt in prompts], add_special_tokens=False).input_ids if prompts else []
+
+
+def _unfit(prompts: Sequence[Prompt], rows: Sequence[Sequence[int]], limit: int | None) -> list[str]:
+    return [
         f"{prompt.source}: prompt: {len(row)} tokens, but the model has room for {limit} before its completion; "
         "shorten the prompt, or the completions"
         if row
@@ -77,12 +110,6 @@ def encode_prompts(
         for prompt, row in zip(prompts, rows)
         if not row or (limit is not None and len(row) > limit)
     ]
-    if problems:
-        raise DataError(*problems)
-    width = max(len(row) for row in rows)
-    ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(row)) + row for row in rows])
-    mask = torch.arange(width) >= width - torch.tensor([len(row) for row in rows])[:, None]
-    return ids.to(device), mask.to(device)
 
 
 def encode_answers(request: RolloutRequest) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from rlkit.chat.answers import greedy_answers
 from rlkit.config.rollouts import SampleSettings
 from rlkit.errors import DataError
 from rlkit.policy.rollouts import generator_for
-from rlkit.policy.sampler import RolloutRequest, SampleRollout, encode_prompts, prompt_limit
+from rlkit.policy.sampler import RolloutRequest, SampleRollout, check_prompts, encode_prompts, prompt_limit
 from rlkit.records import Prompt, Source
 
 
@@ -36,6 +36,19 @@ def test_prompts_without_a_token_or_with_too_many_are_all_named() -> None:
         "rows.jsonl:3: prompt: 4 tokens, but the model has room for 3 before its completion; "
         "shorten the prompt, or the completions",
     )
+
+
+def test_all_prompts_are_checked_together_before_training_and_the_error_stays_readable() -> None:
+    tokenizer = tiny_model().tokenizer
+    check_prompts(tokenizer, prompts("abc", "d"), limit=3)
+    check_prompts(tokenizer, prompts("a" * 99), limit=None)
+    check_prompts(tokenizer, [], limit=3)
+    with pytest.raises(DataError) as error:
+        check_prompts(tokenizer, prompts("", "abc", *["abcd"] * 22), limit=3)
+    assert len(error.value.problems) == 21
+    assert error.value.problems[0] == "rows.jsonl:1: prompt: no tokens, got ''; give it a text"
+    assert error.value.problems[1].startswith("rows.jsonl:3: prompt: 4 tokens, but the model has room for 3 before")
+    assert error.value.problems[-1] == "prompts: 3 more like these"
 
 
 def test_a_model_has_room_for_its_positions_less_the_completion() -> None:
