@@ -73,6 +73,12 @@ class RewardSettings(Settings):
             raise ValueError(f"the least must lie below the most, got {list(clip)}; write [least, most]")
         return clip
 
+    @model_validator(mode="after")
+    def _gate_is_not_standardized(self) -> RewardSettings:
+        if self.gate and self.standardize:
+            raise ValueError("a standardized gate is 0 on average, got gate and standardize; choose one of them")
+        return self
+
 
 class ItemMatchSettings(RewardSettings):
     """1 where the completion is the answer, else 0 (MiniOneRec's rule reward)."""

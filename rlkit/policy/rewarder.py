@@ -104,6 +104,11 @@ class Rewarder:
                 f"reward {part.name}: must return finite numbers of shape {tuple(mask.shape[:2])}, "
                 f"got {tuple(score.shape)}; look at the reward's code"
             )
+        if part.settings.standardize and score.ndim == 3:
+            raise TrainingError(
+                f"reward {part.name}: standardize compares completions, got a score for each token; "
+                "take standardize out of this reward"
+            )
         return score
 
     def _called(self, part: WeightedReward, rollouts: Rollouts) -> Tensor:
@@ -186,7 +191,7 @@ def _mixed(score: Tensor, part: WeightedReward, counted: Tensor, standardize: bo
     """Return a part's contribution: clipped, standardized within the group where asked, weighted."""
     if part.settings.clip is not None:
         score = score.clamp(*part.settings.clip)
-    if standardize and part.settings.standardize and score.ndim == 2:
+    if standardize and part.settings.standardize:
         score = group_advantages(score, counted)
     return (score * part.weight).masked_fill(~counted, 0.0)
 

@@ -129,6 +129,17 @@ def test_a_clip_without_room_is_refused() -> None:
         RewardSettings(clip=[1.0, 1.0])
 
 
+def test_a_standardized_gate_is_refused() -> None:
+    with pytest.raises(ValidationError, match="a standardized gate is 0 on average"):
+        RewardSettings(gate=True, standardize=True)
+
+
+def test_token_scores_are_not_standardized_and_the_part_is_named() -> None:
+    steps = WeightedReward("steps", 1.0, lambda r: torch.ones(1, 2, 2), RewardSettings(standardize=True))
+    with pytest.raises(TrainingError, match="reward steps: standardize compares completions"):
+        Rewarder([steps])(rollouts(("a", "b")))
+
+
 def test_a_reward_in_this_process_that_hangs_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervised, "LEAST_CALL_SECONDS", 0.2)
     started = time.monotonic()

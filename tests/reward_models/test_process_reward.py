@@ -347,8 +347,8 @@ def test_the_wrong_kind_of_model_is_refused_by_name(folder: str, tmp_path: Path)
 def test_settings_that_do_not_fit_together_are_refused() -> None:
     with pytest.raises(ValidationError, match="path and stage name the model twice"):
         ProcessRewardSettings(path="a", stage="b")
-    with pytest.raises(ValidationError, match="gate and standardize are about one score"):
-        ProcessRewardSettings(path="a", credit="steps", gate=True, standardize=True)
+    with pytest.raises(ValidationError, match="clip and standardize are about one score"):
+        ProcessRewardSettings(path="a", credit="steps", clip=(0.0, 1.0), standardize=True)
     with pytest.raises(ValidationError, match="clip are about one score"):
         ProcessRewardSettings(path="a", credit="steps", clip=(0, 1))
 
