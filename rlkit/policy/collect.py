@@ -12,9 +12,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from rlkit.config.algorithms import PolicySettings
+from rlkit.errors import TrainingError
 from rlkit.ops.advantages import zero_signal
 from rlkit.policy.pass_rates import PassRates
-from rlkit.policy.rewarder import Rewarder
+from rlkit.policy.rewarder import Rewarder, Spent
 from rlkit.policy.rollouts import PromptStream, Rollouts, concat, generator_for
 from rlkit.policy.sampler import RolloutRequest
 from rlkit.records import Prompt
@@ -95,8 +96,12 @@ class Collector:
             rollout: the rollout's number; keys the noise.
             cursor: where the stream stands.
             count: prompts.
+
+        Raises:
+            TrainingError: not one completion of all ranks could be scored.
         """
         seconds: dict[str, float] = {"rollout": 0.0, "reward": 0.0}
+        self.rewarder.reset()
         rollouts, cursor, notes = self._next(lm, cursor, count, rollout, seconds)
         dead = self._without_signal(rollouts)
         rolled, without = count, int(dead.sum())
@@ -109,7 +114,12 @@ class Collector:
             tries, rolled = tries - 1, rolled + missing
             without += int(self._without_signal(more).sum())
         keep = torch.ones_like(dead) if self.settings.zero_signal == "keep" else ~dead
-        notes |= {"zero_signal": without / rolled, **self.rewarder.notes}
+        spent = sum(_gather(self.rewarder.spent), Spent())
+        if not rollouts.present.any():
+            raise TrainingError(
+                f"reward: none of {spent.completions} completions could be scored; see quarantine.jsonl in the run"
+            )
+        notes |= {"zero_signal": without / rolled, **spent.notes()}
         return Collected(rollouts, keep, cursor, without / rolled, seconds, notes)
 
     def state(self) -> dict[str, Any]:
@@ -141,10 +151,10 @@ class Collector:
 
     @torch.no_grad()
     def validate(self, lm: Any) -> dict[str, float]:
-        """Return the mean reward of valid prompts, and the domain's own metrics."""
+        """Return the mean reward of valid prompts, 0 where none could be scored, and the domain's own metrics."""
         rollouts = self._complete(lm, self.valid, ("valid",), {"rollout": 0.0, "reward": 0.0})
         present = rollouts.present
-        found = {"reward": float(rollouts.plain.masked_fill(~present, 0.0).sum() / present.sum())}
+        found = {"reward": float(rollouts.plain.masked_fill(~present, 0.0).sum() / present.sum().clamp_min(1))}
         mine = self._share(self.valid)
         values = self.domain.validate(lm, self.tokenizer, mine, self.settings.validate_on, self.device)
         parts = _gather({name: torch.as_tensor(value, dtype=torch.float64) for name, value in values.items()})

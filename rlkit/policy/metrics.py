@@ -22,14 +22,14 @@ def rollout_metrics(rollouts: Rollouts) -> dict[str, float]:
     that is sure of its answers keeps it, one that says the same whatever it is asked does not.
     """
     present, mask = rollouts.present, rollouts.batch.mask
-    count = present.sum()
+    count = present.sum().clamp_min(1)
 
     def mean(values: Tensor) -> float:
         return float(values.masked_fill(~present, 0.0).sum() / count)
 
     metrics = {
         "reward": mean(rollouts.plain),
-        "reward_spread": float(rollouts.plain[present].std(correction=0)),
+        "reward_spread": float(rollouts.plain[present].std(correction=0)) if present.any() else 0.0,
         "reward_std": float(_group_std(rollouts.plain, present).mean()),
         "completion_length": float(mask.sum() / count),
         "truncated": mean(rollouts.truncated.float()),

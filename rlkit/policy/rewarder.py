@@ -45,6 +45,35 @@ class WeightedReward:
     settings: RewardSettings = field(default_factory=RewardSettings)
 
 
+@dataclass
+class Spent:
+    """What scoring took, over several calls.
+
+    Args:
+        completions: that were there to be scored.
+        unscored: those of them that some part could not score.
+        milliseconds: by the name of a part.
+    """
+
+    completions: int = 0
+    unscored: int = 0
+    milliseconds: dict[str, float] = field(default_factory=dict)
+
+    def __add__(self, other: Spent) -> Spent:
+        names = dict.fromkeys([*self.milliseconds, *other.milliseconds])
+        return Spent(
+            self.completions + other.completions,
+            self.unscored + other.unscored,
+            {name: self.milliseconds.get(name, 0.0) + other.milliseconds.get(name, 0.0) for name in names},
+        )
+
+    def notes(self) -> dict[str, float]:
+        """Return what is logged: milliseconds per completion of each part, and the share that could not be scored."""
+        count = max(self.completions, 1)
+        each = {f"reward_ms/{name}": took / count for name, took in self.milliseconds.items()}
+        return {**each, "unscored": self.unscored / count}
+
+
 class Rewarder:
     """Puts rewards into rollouts.
 
@@ -63,15 +92,20 @@ class Rewarder:
         quarantine: Callable[[dict[str, Any]], None] = lambda row: None,
     ) -> None:
         self.parts, self.device, self.offload, self.quarantine = parts, device, offload, quarantine
-        self.notes: dict[str, float] = {}
-        """Of the last call: milliseconds per completion of each part, and the share that could not be scored."""
+        self.spent = Spent()
+        """Since the last ``reset``: completions, those that could not be scored, and milliseconds by part."""
+
+    def reset(self) -> None:
+        """Count anew."""
+        self.spent = Spent()
 
     def __call__(self, rollouts: Rollouts) -> None:
         """Fill in ``rewards``, ``parts``, ``dense`` and ``unstandardized``, and take out what could not be scored.
 
         Raises:
-            TrainingError: a part returns something else than a number for each completion, or fails on all of them.
+            TrainingError: a part returns something else than a number for each completion.
         """
+        self.spent.completions += int(rollouts.present.sum())
         scored = [(part, self._scored(part, rollouts)) for part in self.parts]
         self._take_out(rollouts, scored)
         scored = [(part, score.masked_fill(~_counted(score, rollouts), 0.0)) for part, score in scored]
@@ -93,9 +127,8 @@ class Rewarder:
         score = self._called(part, rollouts).float().cpu()
         if move is not None and self.offload:
             move("cpu")
-        self.notes[f"reward_ms/{part.name}"] = (
-            1000 * (time.perf_counter() - started) / max(int(rollouts.present.sum()), 1)
-        )
+        took = 1000 * (time.perf_counter() - started)
+        self.spent.milliseconds[part.name] = self.spent.milliseconds.get(part.name, 0.0) + took
         counted = {mask.shape[:2]: rollouts.present, mask.shape: mask}.get(score.shape)
         may_lack = len(getattr(part.score, "outcomes", ())) == int(rollouts.present.sum())  # it says why, one by one
         wrong = counted is None or not (torch.isfinite(score) | (score.isnan() if may_lack else False))[counted].all()
@@ -126,13 +159,7 @@ class Rewarder:
             if (failed & present).any():
                 self._report(part, rollouts, (failed & present)[present])
             lost |= failed
-        self.notes["unscored"] = float((lost & present).sum() / present.sum().clamp_min(1))
-        if not lost.any():
-            return
-        if not (present & ~lost).any():
-            raise TrainingError(
-                f"reward: none of {int(present.sum())} completions could be scored; see quarantine.jsonl in the run"
-            )
+        self.spent.unscored += int((lost & present).sum())
         rollouts.batch.mask = rollouts.batch.mask & ~lost[..., None]
         rollouts.scores = rollouts.scores.masked_fill(lost, -torch.inf)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +13,10 @@ from toys import tiny_job, tiny_recipe
 
 from rlkit.algorithms.grpo import grpo
 from rlkit.errors import DataError, RecipeError, TrainingError
+from rlkit.models.tokenizer import byte_tokenizer
+from rlkit.policy.rewarder import WeightedReward
+from rlkit.policy.rollouts import Rollouts
+from rlkit.policy.text_rewards import Outcome
 from rlkit.policy.trainer import PolicyTrainer
 from rlkit.records import Prompt, Source
 
@@ -213,6 +219,48 @@ def test_a_standardized_reward_still_shows_in_looks_at_the_valid_split(tmp_path:
     )
     found = [built.collector.validate(built.model.eval().lm)["reward"] for built in (plain, scaled)]
     assert found[0] == found[1] > 0
+
+
+class Failing:
+    """A reward with a say on why it has no score, that fails on its first calls.
+
+    Args:
+        calls: that have no score at all.
+    """
+
+    def __init__(self, calls: int) -> None:
+        self.left, self.outcomes, self.domain = calls, [], None  # type: int, list, Any
+
+    def __call__(self, rollouts: Rollouts) -> torch.Tensor:
+        self.domain = SimpleNamespace(tokenizer=byte_tokenizer())
+        fails, self.left = self.left > 0, self.left - 1
+        self.outcomes = [Outcome(math.nan if fails else 1.0, "down" if fails else "")] * int(rollouts.present.sum())
+        scores = torch.arange(rollouts.present.shape[1]).expand(rollouts.present.shape).float()
+        return scores.masked_fill(rollouts.present, math.nan) if fails else scores
+
+
+def failing(folder: Path, calls: int, **algorithm) -> PolicyTrainer:
+    built = trainer(folder, **algorithm)
+    built.collector.rewarder.parts = [WeightedReward("failing", 1.0, Failing(calls))]
+    built.model.eval()
+    return built
+
+
+def test_a_refill_goes_on_where_the_first_completions_had_no_score_and_counts_them(tmp_path: Path) -> None:
+    built = failing(tmp_path, 1, zero_signal="refill")
+    found = built.collector.collect(built.model.lm, 0, 0, 4)
+    assert found.rollouts.present.any()
+    assert found.keep.all()
+    assert found.notes["unscored"] == 0.5, "the first of two rollouts of as many completions"
+    again = built.collector.collect(built.model.lm, 1, found.cursor, 4)
+    assert again.notes["unscored"] == 0.0, "each rollout counts its own"
+
+
+def test_a_rollout_without_any_score_ends_the_run_and_says_where_to_look(tmp_path: Path) -> None:
+    built = failing(tmp_path, 100, zero_signal="refill", max_refills=1)
+    with pytest.raises(TrainingError, match=r"none of \d+ completions could be scored; see quarantine\.jsonl"):
+        built.collector.collect(built.model.lm, 0, 0, 4)
+    assert built.collector.validate(built.model.lm)["reward"] == 0.0
 
 
 def test_training_stops_after_as_many_looks_without_a_better_one_as_the_patience_allows(tmp_path: Path) -> None:

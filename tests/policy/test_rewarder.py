@@ -21,7 +21,7 @@ from rlkit.policy import supervised
 from rlkit.policy.group_batch import GroupBatch
 from rlkit.policy.metrics import rollout_metrics
 from rlkit.policy.pass_rates import PassRates
-from rlkit.policy.rewarder import Rewarder, WeightedReward
+from rlkit.policy.rewarder import Rewarder, Spent, WeightedReward
 from rlkit.policy.rollouts import Rollouts, concat
 from rlkit.policy.supervised import SupervisedReward, within
 from rlkit.policy.text_rewards import Sample, TextReward
@@ -112,10 +112,36 @@ def test_a_sample_without_a_score_leaves_its_group_and_goes_to_the_quarantine() 
     assert [(row["reward"], row["completion"]) for row in rows] == [("picky", "b")]
 
 
-def test_a_rollout_without_any_score_ends_the_run_and_says_where_to_look() -> None:
-    silent = TextReward(lambda samples: [math.nan] * len(samples), DOMAIN)
-    with pytest.raises(TrainingError, match=r"none of 2 completions could be scored; see quarantine\.jsonl"):
-        Rewarder([WeightedReward("silent", 1.0, silent)])(rollouts(("a", "b")))
+def test_a_share_without_any_score_counts_nothing_and_its_numbers_are_finite() -> None:
+    silent, found = TextReward(lambda samples: [math.nan] * len(samples), DOMAIN), rollouts(("a", "b"))
+    rewarder = Rewarder([WeightedReward("silent", 1.0, silent)])
+    rewarder(found)
+    assert not found.present.any()
+    assert found.rewards.tolist() == [[0.0, 0.0]]
+    assert rewarder.spent.notes()["unscored"] == 1.0
+    metrics = rollout_metrics(found)
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert (metrics["reward"], metrics["reward_spread"], metrics["completion_length"]) == (0.0, 0.0, 0.0)
+
+
+def test_what_scoring_took_adds_up_over_calls_until_it_is_reset() -> None:
+    picky = TextReward(lambda samples: [math.nan if row.completion == "b" else 1.0 for row in samples], DOMAIN)
+    rewarder = Rewarder([WeightedReward("picky", 1.0, picky)])
+    rewarder(rollouts(("a", "b"), ("c", "d")))
+    first = rewarder.spent.milliseconds["picky"]
+    rewarder(rollouts(("c", "d")))
+    assert (rewarder.spent.completions, rewarder.spent.unscored) == (6, 1)
+    assert rewarder.spent.notes()["unscored"] == pytest.approx(1 / 6)
+    assert rewarder.spent.milliseconds["picky"] > first
+    assert rewarder.spent.notes()["reward_ms/picky"] == rewarder.spent.milliseconds["picky"] / 6
+    rewarder.reset()
+    assert rewarder.spent.notes() == {"unscored": 0.0}
+
+
+def test_what_ranks_spent_is_added_up() -> None:
+    # 30 ms for 3 completions on one rank, 10 ms for 1 on another, none on a third
+    both = Spent(3, 1, {"a": 30.0}) + Spent(1, 1, {"a": 10.0, "b": 2.0}) + Spent()
+    assert both.notes() == {"reward_ms/a": 10.0, "reward_ms/b": 0.5, "unscored": 0.5}
 
 
 @pytest.mark.parametrize("wrong", [math.inf, math.nan])
@@ -248,5 +274,5 @@ def test_one_bad_sample_costs_itself_alone(moody: SupervisedReward) -> None:
     rewarder(found)
     assert found.present.tolist() == [[True, False], [True, True]]
     assert rows[0]["error"] == "ValueError: bad day"
-    assert rewarder.notes["unscored"] == 0.25
-    assert rewarder.notes["reward_ms/moody"] > 0
+    assert rewarder.spent.notes()["unscored"] == 0.25
+    assert rewarder.spent.notes()["reward_ms/moody"] > 0
