@@ -146,7 +146,8 @@ def _tokenized(rows: Sequence[Preference], tokenizer: Any, settings: DPOSettings
 def _check(rows: Sequence[Preference]) -> None:
     """Refuse pairs that hold no preference.
 
-    The chat domain's reader does so before any stage, and takes blank texts for empty; this is for other domains.
+    The chat domain's reader does so before any stage; this is for other domains. A completion may be empty: to say
+    nothing is an answer, too.
 
     Raises:
         DataError: every such pair, by file and line.
@@ -157,9 +158,8 @@ def _check(rows: Sequence[Preference]) -> None:
 
 
 def _wrong(row: Preference) -> str:
-    empty = [name for name in ("prompt", "chosen", "rejected") if not getattr(row, name)]
-    if empty:
-        return f"{empty[0]}: empty, got ''; write it, or delete the row"
+    if not row.prompt:
+        return "prompt: empty, got ''; write it, or delete the row"
     if row.chosen == row.rejected:
         return f"chosen and rejected are the same, got {row.chosen[:60]!r}; delete the row"
     return ""

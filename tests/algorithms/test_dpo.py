@@ -290,12 +290,12 @@ def test_pairs_that_differ_only_beyond_the_limit_are_warned_of(caplog: pytest.Lo
 
 
 def test_pairs_without_a_preference_are_refused_by_file_and_line() -> None:
-    pairs = [Preference("?", "a", "a", HERE), Preference("?", "a", "", Source("pairs.jsonl", 7))]
+    pairs = [Preference("?", "a", "a", HERE), Preference("", "a", "b", Source("pairs.jsonl", 7))]
     with pytest.raises(DataError) as error:
         _tokenized(pairs, tiny_model().tokenizer, DPOSettings())
     assert error.value.problems == (
         "pairs.jsonl:3: chosen and rejected are the same, got 'a'; delete the row",
-        "pairs.jsonl:7: rejected: empty, got ''; write it, or delete the row",
+        "pairs.jsonl:7: prompt: empty, got ''; write it, or delete the row",
     )
 
 

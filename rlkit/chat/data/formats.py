@@ -84,13 +84,13 @@ def _completion(row: Object) -> Messages:
 
 
 def _answer(row: Object, key: str) -> Messages:
-    """Return what follows a prompt: a text, one message or several."""
+    """Return what follows a prompt: a text that says something, one message or several."""
     value = messages_from_json(row.get(key))
     if isinstance(value, dict):
         return (parse_message(value, key),)
     if isinstance(value, list):
         return parse_messages(list_of({key: value}, key), key)
-    return (assistant(text_of(row, key)),)
+    return (assistant(full_text_of(row, key)),)
 
 
 def _self_instruct(row: Object, source: Source) -> list[Row]:
@@ -191,7 +191,7 @@ def _margin(row: Object) -> float | None:
 
 def _stack_exchange(row: Object, source: Source) -> list[Row]:
     prompt = (user(full_text_of(row, "question")),)
-    chosen, rejected = (assistant(text_of(row, key)) for key in ("response_j", "response_k"))
+    chosen, rejected = (assistant(full_text_of(row, key)) for key in ("response_j", "response_k"))
     return [Pair(prompt, (chosen,), (rejected,), source)]
 
 

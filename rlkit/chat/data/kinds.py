@@ -81,11 +81,9 @@ def _check_answers(messages: Messages) -> None:
 
 
 def _check_side(name: str, messages: Messages) -> None:
-    """Refuse a side of a pair that says nothing; weights of messages play no part in preferences."""
+    """Refuse a side of a pair without an answer; one that is there and says nothing is what somebody compared."""
     if messages[-1].role != "assistant":
         raise BadRow(f"{name}: the last message is the {messages[-1].role}'s; end with the answer that is compared")
-    if any(one.role == "assistant" and not one.text.strip() for one in messages):
-        raise BadRow(f"{name}: empty, got a message of the assistant without text; write it, or delete the row")
 
 
 def _said(messages: Messages) -> list[tuple[str, str]]:
