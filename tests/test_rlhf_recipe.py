@@ -1,6 +1,7 @@
 """``recipes/rlhf_pipeline.yaml``: it runs, goes on where it stopped, and refuses what does not fit."""
 
 import json
+import statistics
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,28 @@ def test_a_pair_of_two_same_answers(tmp_path: Path) -> None:
 def test_an_empty_prompt(tmp_path: Path) -> None:
     file = rows(tmp_path / "prompts.jsonl", {"prompt": "a"}, {"prompt": "  "})
     assert refused(tmp_path, *DEMO, f"domain.prompts={file}").startswith(f"{file}:2: prompt: empty")
+
+
+# ---- learning is real
+
+
+def sampled(out: Path, stage: str) -> list[float]:
+    """Return the learned reward of every sampled answer of the evaluation."""
+    name = "answers.jsonl" if stage == "ppo" else f"answers-{stage}.jsonl"
+    rows = [json.loads(line) for line in (out / "evaluate" / name).read_text().splitlines()]
+    return [sample["metrics"]["reward/model"] for row in rows for sample in row["samples"]]
+
+
+@pytest.mark.slow
+def test_the_whole_recipe_learns(tmp_path: Path) -> None:
+    out = run(load_recipe(RECIPE), tmp_path / "run")
+    notes = json.loads((out / "reward_model" / "model" / "reward_model.json").read_text())
+    assert notes["accuracy"]["value"] >= 0.9
+    sft, ppo, dpo = (sampled(out, stage) for stage in ("sft", "ppo", "dpo"))
+    assert statistics.mean(ppo) >= statistics.mean(sft) + statistics.stdev(sft)
+    assert statistics.mean(dpo) > statistics.mean(sft)
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    kl = [row["kl"] for row in rows if row["stage"] == "ppo" and "kl" in row]
+    assert statistics.mean(kl[-len(kl) // 5 :]) <= 1.5 * 0.1, "the controller's target is .1"
+    margins = [row["eval_rewards/margins"] for row in rows if "eval_rewards/margins" in row]
+    assert margins[-1] > margins[0] + 1
