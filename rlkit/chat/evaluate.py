@@ -40,7 +40,10 @@ def evaluate(job: Job, domain: ChatDomain) -> dict[str, Any]:
     plan = evaluated_models(job)
     job.folder.mkdir(parents=True, exist_ok=True)
     bench = Bench(job, domain)
-    found = _measure_all(bench, plan)
+    try:
+        found = _measure_all(bench, plan)
+    finally:
+        bench.close()
     for one in found.values():
         _write_answers(job, plan, one)
     rows = [{"name": name, "kind": "model", **_figures(found[name].summary(job.seed))} for name in plan.names]

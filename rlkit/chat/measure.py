@@ -31,6 +31,7 @@ from rlkit.job import Job
 from rlkit.models.load import LoadedModel
 from rlkit.policy.rewarder import WeightedReward, weighted
 from rlkit.policy.sampler import prompt_limit
+from rlkit.policy.supervised import close_rewards, load_supervised
 from rlkit.policy.text_sampler import Truncation
 from rlkit.progress import StageProgress
 from rlkit.records import Prompt
@@ -74,13 +75,18 @@ class Bench:
 
     @cached_property
     def rewards(self) -> list[WeightedReward]:
-        """Return the rewards, loaded once; those with weights are moved to the device."""
-        found = weighted(self.chat.rewards, self.job.load_reward)
+        """Return the rewards, loaded once and supervised as in training; those with weights move to the device."""
+        found = weighted(self.chat.rewards, lambda settings: load_supervised(self.job, settings))
         check_rewards(found, self.job.stage)
         for reward in found:
             if callable(move := getattr(reward.score, "to", None)):
                 move(self.device)
         return found
+
+    def close(self) -> None:
+        """End the processes of the rewards."""
+        if "rewards" in vars(self):  # they were loaded
+            close_rewards(reward.score for reward in self.rewards)
 
     @cached_property
     def finders(self) -> Finders:
@@ -127,9 +133,9 @@ class Measured:
 
     def summary(self, seed: int) -> dict[str, Estimate]:
         """Return every metric with its interval; prompts are resampled, each with all of its answers."""
-        found = {name: _of_prompts(values, seed) for name, values in self.numbers.items()}
-        found |= {SAMPLED + name: _of_prompts(values, seed) for name, values in self.sampled_numbers.items()}
-        found |= {SAMPLED + name: _of_prompts(values, seed) for name, values in self.passed.items()}
+        numbers = dict(self.numbers)
+        numbers |= {SAMPLED + name: values for name, values in (self.sampled_numbers | self.passed).items()}
+        found = {name: _of_prompts(values, seed) for name, values in numbers.items() if np.isfinite(values).any()}
         return found | self.estimates
 
 
@@ -255,9 +261,11 @@ def _ability(bench: Bench, loaded: LoadedModel) -> dict[str, Estimate]:
 
 
 def _of_prompts(values: np.ndarray, seed: int) -> Estimate:
-    """Return the mean over the prompts that have a number, of each prompt's mean over its answers."""
-    means = values.mean(axis=1)
-    return mean_with_interval(means[np.isfinite(means)], seed=seed)
+    """Return the mean over the prompts that have a number, of each prompt's mean over its answers that have one."""
+    known = np.isfinite(values)
+    some = known.any(axis=1)
+    sums = np.where(known, values, 0.0).sum(axis=1)
+    return mean_with_interval(sums[some] / known.sum(axis=1)[some], seed=seed)
 
 
 def _per_token(groups: Sequence[np.ndarray], seed: int) -> Estimate | None:

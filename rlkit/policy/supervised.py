@@ -17,13 +17,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
 
 from rlkit.errors import TrainingError
 from rlkit.policy.text_rewards import Outcome, Sample, TextReward
+
+if TYPE_CHECKING:
+    from rlkit.job import Job
 
 START_SECONDS = 180.0
 """How long a worker may take to import a reward."""
@@ -193,3 +198,27 @@ def within(seconds: float, name: str, call: Callable[[], Value]) -> Value:
     if not good:
         raise value
     return value
+
+
+def load_supervised(job: Job, settings: Any) -> Any:
+    """Load a reward of a stage: in processes of its own where its settings ask for them, else in this one."""
+    return SupervisedReward(settings, job.domain) if settings.supervised else job.load_reward(settings)
+
+
+def judge(reward: TextReward, name: str, settings: Any, samples: Sequence[Sample]) -> list[Outcome]:
+    """Score samples under the deadline of the reward's settings; a sample without a score says why.
+
+    Raises:
+        TrainingError: a reward in this process takes longer than all samples may together.
+    """
+    if isinstance(reward, SupervisedReward):
+        return reward.judge(samples)
+    seconds = settings.timeout_seconds * max(len(samples), 1)
+    return within(seconds, name, lambda: torch.no_grad()(reward.judge)(samples))
+
+
+def close_rewards(rewards: Iterable[Any]) -> None:
+    """End the processes of the rewards that have any."""
+    for reward in rewards:
+        if callable(end := getattr(reward, "close", None)):
+            end()

@@ -6,11 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rlkit.config.models import CausalLMSettings
 from rlkit.job import Job
+from rlkit.models.load import tokenizer_of
 from rlkit.policy.rewarder import WeightedReward, weighted
-from rlkit.policy.supervised import SupervisedReward
+from rlkit.policy.supervised import close_rewards, load_supervised
 from rlkit.policy.text_rewards import TextReward
 from rlkit.recipe import Recipe
+from rlkit.records import Prompt
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,7 @@ def load_parts(job: Job, rewards: Sequence[Any]) -> tuple[list[WeightedReward], 
             skipped.append(Skipped(settings.type, reason))
         else:
             ready.append(settings)
-    return weighted(ready, lambda settings: _load(job, settings)), skipped
-
-
-def _load(job: Job, settings: Any) -> Any:
-    return SupervisedReward(settings, job.domain) if settings.supervised else job.load_reward(settings)
+    return weighted(ready, lambda settings: load_supervised(job, settings)), skipped
 
 
 def _not_ready(job: Job, settings: Any) -> str:
@@ -71,8 +70,24 @@ def reads_text(part: WeightedReward) -> bool:
     return isinstance(part.score, TextReward)
 
 
+def reference(part: WeightedReward, prompt: Prompt) -> str:
+    """Return what a part should find good: the prompt's answer, or what its ``reference`` says; empty: nothing."""
+    find = getattr(part.score, "reference", None)
+    return (prompt.answer if find is None else find(prompt)) or ""
+
+
+def bind_tokenizer(job: Job) -> bool:
+    """Bind the domain to the tokenizer of the recipe's model, none of which is loaded; False where a plugin makes it.
+
+    Raises:
+        ModelError: there is no tokenizer.
+    """
+    if type(job.model) is not CausalLMSettings:
+        return False
+    job.domain.bind(tokenizer_of(job.model))
+    return True
+
+
 def close(parts: Sequence[WeightedReward]) -> None:
     """End the processes of parts that have any."""
-    for part in parts:
-        if callable(end := getattr(part.score, "close", None)):
-            end()
+    close_rewards(part.score for part in parts)
