@@ -1,10 +1,12 @@
 """Numbers of single answers: right or not, length, overlap with the reference answer, phrases, rewards.
 
-Every number has the shape (R, S): R prompts, S answers of each; NaN where there is nothing to measure.
+Every number has the shape (R, S): R prompts, S answers of each; NaN where there is nothing to measure. Answers that a
+reward could not score are counted as ``unscored/`` with its name.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,10 +19,13 @@ from rlkit.config.stages import ChatEvaluationSettings
 from rlkit.errors import RecipeError, TrainingError
 from rlkit.ops.pass_at_k import pass_at_k
 from rlkit.policy.rewarder import WeightedReward
-from rlkit.policy.text_rewards import Answer, Sample
+from rlkit.policy.supervised import judge
+from rlkit.policy.text_rewards import Answer, Sample, TextReward
 from rlkit.records import Prompt
 
-REWARD, WIN_RATE = "reward/", "win_rate/"
+logger = logging.getLogger("rlkit")
+
+REWARD, WIN_RATE, UNSCORED = "reward/", "win_rate/", "unscored/"
 Numbers = dict[str, np.ndarray]
 Finders = dict[str, Callable[[str], bool]]
 
@@ -40,7 +45,7 @@ def answer_numbers(
         finders: name -> whether a text contains certain phrases.
 
     Raises:
-        TrainingError: a reward gives a number that is not finite.
+        TrainingError: a reward gives a number that is infinite, or does not end.
     """
     pairs = [(prompt, answer) for prompt, group in zip(prompts, answers) for answer in group]
     found: dict[str, list[float]] = {}
@@ -51,30 +56,48 @@ def answer_numbers(
     found["truncated"] = [float(answer.truncated) for _, answer in pairs]
     found["completion_length"] = [float(answer.tokens) for _, answer in pairs]
     found |= {name: [float(contains(answer.text)) for _, answer in pairs] for name, contains in finders.items()}
-    found |= {REWARD + reward.name: _scores(reward, pairs) for reward in rewards}
+    for reward in rewards:
+        found |= _rewarded(reward, pairs)
     shape = (len(prompts), len(answers[0]) if answers else 0)
     return {name: np.array(values, dtype=np.float64).reshape(shape) for name, values in found.items()}
 
 
-def _scores(reward: WeightedReward, pairs: Sequence[tuple[Prompt, Answer]]) -> list[float]:
+def _rewarded(reward: WeightedReward, pairs: Sequence[tuple[Prompt, Answer]]) -> dict[str, list[float]]:
+    """Return a reward's scores; where answers have none, also which: those are wrong where the reward verifies.
+
+    If they were left out there, a model would be measured on the answers that can be checked alone.
+
+    Raises:
+        TrainingError: there is not one number for each answer, or one is infinite.
+    """
     samples = [Sample(one.text, said.text, one.answer, said.truncated, one.context) for one, said in pairs]
     scored: Any = reward.score
-    scores = [float(score) for score in scored.score(samples)]
-    if len(scores) != len(samples) or not np.isfinite(scores).all():
+    outcomes = judge(scored, reward.name, reward.settings, samples)
+    scores = np.array([outcome.score for outcome in outcomes], dtype=np.float64)
+    if len(scores) != len(samples) or np.isinf(scores).any():
         raise TrainingError(
             f"reward {reward.name}: must return {len(samples)} finite numbers, got {len(scores)}, "
-            f"{int(np.isfinite(scores).sum())} of them finite; look at the reward's code"
+            f"{int(np.isinf(scores).sum())} of them infinite; look at the reward's code"
         )
-    return scores
+    lost = np.isnan(scores)
+    if not lost.any():
+        return {REWARD + reward.name: scores.tolist()}
+    verifies = reward.settings.verifies
+    logger.warning(
+        "reward %s: %d of %d answers have no score and %s, such as one to %s: %s", reward.name, lost.sum(), len(lost),
+        "count as 0" if verifies else "are left out", pairs[lost.argmax()][0].source, outcomes[lost.argmax()].error,
+    )  # fmt: skip
+    scores[lost] = 0.0 if verifies else np.nan
+    return {REWARD + reward.name: scores.tolist(), UNSCORED + reward.name: lost.astype(float).tolist()}
 
 
 def check_rewards(rewards: Sequence[WeightedReward], stage: str) -> None:
     """Refuse rewards that need rollouts.
 
     Raises:
-        RecipeError: one of them has no ``score`` of samples.
+        RecipeError: one of them cannot judge samples.
     """
-    wrong = [reward.name for reward in rewards if not callable(getattr(reward.score, "score", None))]
+    wrong = [reward.name for reward in rewards if not isinstance(reward.score, TextReward)]
     if wrong:
         raise RecipeError(
             f"stages.{stage}.chat.rewards: cannot score texts alone, got {', '.join(wrong)}; "

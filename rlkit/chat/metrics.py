@@ -167,5 +167,6 @@ def _bounded(phrase: str) -> str:
 
 
 def wins(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """Return 1 where our score is higher, 0 where it is lower and 1/2 where both are equal; the shape of both."""
-    return np.where(ours == theirs, 0.5, (ours > theirs).astype(np.float64))
+    """Return 1 where our score is higher, 0 where it is lower, 1/2 where both are equal, NaN where one is missing."""
+    found = np.where(ours == theirs, 0.5, (ours > theirs).astype(np.float64))
+    return np.where(np.isnan(ours) | np.isnan(theirs), np.nan, found)

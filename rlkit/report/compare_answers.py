@@ -161,9 +161,8 @@ def _values(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
 def _numbers(row: dict[str, Any]) -> dict[str, float]:
     numbers = dict(row["metrics"])
     samples = [sample["metrics"] for sample in row.get("samples", [])]
-    numbers |= (
-        {SAMPLED + name: float(np.mean([one[name] for one in samples])) for name in samples[0]} if samples else {}
-    )
+    for name in dict.fromkeys(name for one in samples for name in one):  # a sample without a score lacks its number
+        numbers[SAMPLED + name] = float(np.mean([one[name] for one in samples if name in one]))
     return {name: value for name, value in numbers.items() if not name.removeprefix(SAMPLED).startswith(_WIN_RATE)}
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import copy
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rlkit.chat.answer_numbers import answer_numbers, check_rewards, overlap_numbers
+from rlkit.chat.answer_numbers import answer_numbers, check_rewards, overlap_numbers, pass_numbers
 from rlkit.chat.evaluated import evaluated_models
+from rlkit.chat.measure import Measured
+from rlkit.chat.metrics import wins
+from rlkit.config.rewards import ExactMatchSettings, RewardSettings
 from rlkit.errors import DataError, RecipeError, TrainingError
 from rlkit.job import Job
 from rlkit.plugins import load_plugins
@@ -295,9 +299,67 @@ def test_a_reward_sees_prompt_answer_and_truncation_in_order() -> None:
     assert found["completion_length"].tolist() == [[2, 4], [1, 1]]
 
 
-def test_a_reward_that_is_not_finite_or_needs_rollouts_is_named() -> None:
+def test_a_reward_that_is_infinite_or_needs_rollouts_is_named() -> None:
     said = [[Answer("x", False, 2)]]
-    with pytest.raises(TrainingError, match="reward mine: must return 1 finite numbers, got 1, 0 of them finite"):
-        answer_numbers(prompts("x"), said, [weighted_score(lambda samples: [float("nan")])], {})
+    with pytest.raises(TrainingError, match="reward mine: must return 1 finite numbers, got 1, 1 of them infinite"):
+        answer_numbers(prompts("x"), said, [weighted_score(lambda samples: [float("inf")])], {})
     with pytest.raises(RecipeError, match=r"stages.evaluate.chat.rewards: cannot score texts alone, got mine"):
         check_rewards([WeightedReward("mine", 1.0, lambda rollouts: rollouts.scores)], "evaluate")
+
+
+@pytest.mark.parametrize(
+    ("settings", "second", "mean", "passed"),
+    [
+        # the second prompt has one right answer of two: half of them, pass@1 1/2; the first all, the third none
+        (ExactMatchSettings(), 0.0, (1 + 1 / 2 + 0) / 3, (1 + 1 / 2 + 0) / 3),
+        # its other answer is unknown, and so is pass@1; of the third nothing is known
+        (RewardSettings(), np.nan, (1 + 1) / 2, 1.0),
+    ],
+)
+def test_an_answer_without_a_score_is_wrong_where_a_reward_verifies_and_else_left_out(
+    settings: RewardSettings, second: float, mean: float, passed: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    reward = weighted_score(lambda samples: [1, 1, 1, np.nan, np.nan, np.nan])
+    said = [[Answer("x", False, 2)] * 2] * 3
+    found = answer_numbers(prompts("x", "y", "z"), said, [replace(reward, settings=settings)], {})
+    np.testing.assert_array_equal(found["reward/mine"], [[1, 1], [1, second], [second, second]])
+    assert found["unscored/mine"].tolist() == [[0, 0], [0, 1], [1, 1]]
+    assert "reward mine: 3 of 6 answers have no score and" in caplog.text
+    assert "such as one to f:2: the reward gave no score" in caplog.text
+    figures = Measured("m", [], [], [], {}, found, passed=pass_numbers(found, [1])).summary(0)
+    assert figures["sampled/reward/mine"].value == pytest.approx(mean)
+    assert figures["sampled/pass@1/mine"].value == pytest.approx(passed)
+    assert figures["sampled/unscored/mine"].value == 0.5
+
+
+def test_nothing_is_said_of_a_reward_that_scored_no_answer() -> None:
+    numbers = answer_numbers(prompts("x"), [[Answer("x", False, 2)]], [weighted_score(lambda samples: [np.nan])], {})
+    figures = Measured("m", [], [], [], numbers, {}).summary(0)
+    assert "reward/mine" not in figures
+    assert figures["unscored/mine"].value == 1.0
+
+
+def test_a_win_over_an_answer_without_a_score_is_none() -> None:
+    assert np.isnan(wins(np.array([1.0, np.nan]), np.array([np.nan, 0.0]))).all()
+
+
+def workers() -> set[str]:
+    """Return the processes that score samples for this one."""
+    children = {pid for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()}
+    return {pid for pid in children if b"reward_worker" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+
+
+def test_a_reward_that_fails_on_some_answers_costs_these_and_not_the_evaluation(finished: Path, tmp_path: Path) -> None:
+    code = "def reward(completion, answer):\n    assert answer != 'a', 'not this one'\n    return 1.0\n"
+    (tmp_path / "mine.py").write_text(code)
+    before = workers()
+    overrides = [f"chat.rewards=[{{type: python, file: '{tmp_path / 'mine.py'}'}}]", "chat.ability=false"]
+    folder = evaluate_run(finished, overrides, name="fails")
+    assert workers() == before
+    rows = answers(finished, "../fails/answers.jsonl")
+    share = np.mean([row["answer"] == "a" for row in rows])
+    figures = json.loads((folder / "eval.json").read_text())["metrics"]
+    assert 0 < share < 1
+    assert figures["reward/python"] == figures["sampled/reward/python"] == 1.0
+    assert figures["unscored/python"] == figures["sampled/unscored/python"] == pytest.approx(share, abs=1e-6)
+    assert compare_runs(folder / "answers-sft.jsonl", folder / "answers.jsonl").metrics["unscored/python"][1] == share
