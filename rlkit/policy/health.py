@@ -101,6 +101,7 @@ class Health(TrainerCallback):
         found = self._alarm("non_finite", said)
         if found.action == "rollback" and self.rollbacks < self.settings.rollbacks and self._started:
             self._roll_back([found])
+            self.trainer.skipping = True  # what is left of the rollout is the sick policy's
         else:
             self._stop_now(found)
 

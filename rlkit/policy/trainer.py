@@ -91,7 +91,7 @@ class PolicyTrainer(WrappedTrainer):
         self.synced_step = 0
         self.moved: list[Tensor] = []
         """Shares of the KL divergence to the sampling policy, of the step that is being computed."""
-        self.skipping = False
+        self.skipping = False  # whether what is left of the rollout trains nothing
         self.add_callback(UpdateClock(self.notes.seconds))
         if health is not None:
             health.attach(self)
@@ -126,20 +126,18 @@ class PolicyTrainer(WrappedTrainer):
         if not self.buffer:
             self.buffer, self.skipping = self._collect(), False
         batch = self.buffer.pop(0)
+        batch = self._skipped(batch) if self._skips() else batch
         if self.algorithm.target_kl is not None:
-            batch = self._skipped(batch) if self._has_moved_far() else batch
             self.notes.note({"updates_skipped": float(self.skipping)}, {})
         counts = torch.stack([batch.num_tokens, batch.num_completions]).float().to(device)
         parts = [part_of(batch, rows) for rows in torch.arange(len(batch)).tensor_split(num_batches)]
         return parts, global_sum(counts).clamp_min(1)  # where all groups are filtered out, 0 / 0 would be nan
 
-    def _has_moved_far(self) -> bool:
-        """Return whether the policy has left the one that sampled by more than ``target_kl`` allows; a collective."""
-        limit, moved = self.algorithm.target_kl or 0.0, self.moved
+    def _skips(self) -> bool:
+        """Return whether the policy left the one that sampled: rolled back, or past ``target_kl``; a collective call."""
+        limit, moved = self.algorithm.target_kl, self.moved
         self.moved = []
-        if len(self.buffer) == self.loop.updates - 1:  # a fresh rollout
-            return False
-        if not self.skipping:
+        if limit is not None and not self.skipping and len(self.buffer) < self.loop.updates - 1:  # not a fresh rollout
             self.skipping = bool(global_sum(torch.stack(moved).sum()) > KL_LIMIT * limit)
         return self.skipping
 

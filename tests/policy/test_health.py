@@ -454,6 +454,29 @@ def test_rolling_back_restores_the_healthy_weights_and_is_bounded(tmp_path: Path
     assert built.state.global_step == rows[2]["step"] < 40
 
 
+def test_what_is_left_of_a_sick_policys_rollout_trains_nothing(tmp_path: Path, start: Path) -> None:
+    """Of the rollouts of four steps the second breaks in its first one: at step 5, after the checkpoint of step 4."""
+    seen: list[tuple[torch.Tensor, float]] = []
+
+    def watch() -> None:
+        if built.state.global_step == 5:
+            next(iter(built.model.parameters())).data[0, 0] = torch.inf
+        seen.append((weights(built), built.lr_scheduler.get_last_lr()[0]))
+
+    built = trainer(
+        tmp_path, start, many(*HALF), steps=12, rollout_batch_size=16,
+        monitor={"actions": {"non_finite": "rollback"}}, train={"save_every_steps": 4, "weight_decay": 0.1},
+    )  # fmt: skip
+    built.add_callback(AfterStep(watch))
+    built.train()
+    assert built.state.global_step == 12
+    assert "rolled back to the weights of step 4" in alarms(tmp_path)[0]["done"]
+    for step in (6, 7, 8):
+        assert torch.equal(seen[step - 1][0], seen[3][0]), f"step {step} changes nothing"
+    assert not torch.equal(seen[8][0], seen[7][0]), "the next rollout trains"
+    assert seen[8][1] == pytest.approx(0.5e-3), "at the learning rate that the rollback left"
+
+
 def test_stopping_ends_the_stage_and_says_so(tmp_path: Path, start: Path) -> None:
     built = trainer(tmp_path, start, constant, steps=20, monitor={"actions": {"no_signal": "stop"}})
     built.train()
