@@ -173,13 +173,21 @@ class Health(TrainerCallback):
         row = {"step": step, **self.log.flush(step)}
         if self.norms:
             row["grad_norm"] = fmean(self.norms)
-        if self.errors:
-            row["error"], row["late"] = self.errors[-1], fmean(error.startswith(LATE) for error in self.errors)
-        if "unscored" in row:  # of this rank's completions
-            share = torch.tensor(row["unscored"], device=self.trainer.args.device)
-            row["unscored"] = float(global_sum(share)) / self.trainer.args.world_size
+        row |= self._causes()
         self.norms, self.errors = [], []
         return self._shared(row)
+
+    def _causes(self) -> dict[str, Any]:
+        """Return why completions of all ranks had no score: an error, and the share of missed deadlines."""
+        mine = [sum(error.startswith(LATE) for error in self.errors), len(self.errors)]
+        late, count = global_sum(torch.tensor(mine, device=self.trainer.args.device)).tolist()
+        if not count:
+            return {}
+        errors = [self.errors[-1] if self.errors else ""]
+        if self.trainer.args.world_size > 1:
+            errors *= self.trainer.args.world_size
+            dist.all_gather_object(errors, errors[0])
+        return {"error": next(filter(None, errors), ""), "late": late / count}
 
     def _shared(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return rank 0's row."""

@@ -5,11 +5,16 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+import torch.distributed as dist
 from toys import tiny_recipe
 
+from rlkit.config.monitor import MonitorSettings
 from rlkit.errors import TrainingError
+from rlkit.policy.health import Health
 from rlkit.recipe import recipe_from_tree
 from rlkit.run import run
 
@@ -29,6 +34,26 @@ def recipe(engine: dict, rewards: list, monitor: dict, **train: object) -> dict:
 
 def alarms(out: Path) -> list[dict]:
     return [json.loads(line) for line in (out / "alarms.jsonl").read_text().splitlines()]
+
+
+def rows_of_rank(rank: int, folder: str) -> None:
+    """Write the row that a rank's monitor sees where only rank 1's completions had no score."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    health = Health(MonitorSettings(), "grpo", folder=Path(folder), append=lambda *_: None, planned=1)
+    health.trainer = SimpleNamespace(args=SimpleNamespace(world_size=2, device="cpu"))
+    late = {"error": "no answer within 1 seconds"}
+    for row in [late, late, late, {"error": "ValueError: bad day"}] if rank else []:
+        health.quarantined(row)
+    rows = [health._row(1), health._row(2)]
+    (Path(folder) / f"{rank}.json").write_text(json.dumps(rows))
+    dist.destroy_process_group()
+
+
+def test_why_another_ranks_completions_had_no_score_is_known_to_all(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(rows_of_rank, (str(tmp_path),), nprocs=2)
+    for rank in range(2):
+        rows = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert rows == [{"step": 1, "error": "ValueError: bad day", "late": 0.75}, {"step": 2}]
 
 
 def test_two_processes_stop_together(tmp_path: Path) -> None:
