@@ -147,6 +147,7 @@ class Health(TrainerCallback):
         for group in self.trainer.optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
+        self.trainer.notes.skip(len(self.step))
         self.trainer.notes.note({"skipped_steps": float(self.skips)}, {})
         if found.action in ("stop", "rollback"):
             self.pending = [found]

@@ -21,7 +21,7 @@ class StepLog:
         self.shares: dict[str, list[Tensor]] = defaultdict(list)
         self.noted: dict[str, list[float]] = defaultdict(list)
         self.seconds: dict[str, float] = defaultdict(float)
-        self.step = 0
+        self.step = self.skipped = 0
         self.follower: StepLog | None = None
         """Is told the same, and flushed at other times."""
 
@@ -31,6 +31,18 @@ class StepLog:
             self.shares[name].append(value.detach())
         if self.follower is not None:
             self.follower.share(shares)
+
+    def skip(self, micro_batches: int) -> None:
+        """Leave a step that was not taken out of the means; the same call on every rank.
+
+        Args:
+            micro_batches: of this step, the last ones whose shares were taken.
+        """
+        self.skipped += 1
+        for values in self.shares.values():
+            del values[-micro_batches:]
+        if self.follower is not None:
+            self.follower.skip(micro_batches)
 
     def note(self, metrics: Mapping[str, float], seconds: Mapping[str, float]) -> None:
         """Take a rollout's numbers, and what its phases took."""
@@ -47,15 +59,15 @@ class StepLog:
         Args:
             step: optimizer steps taken.
         """
-        steps = max(step - self.step, 1)
-        totals = {name: torch.stack(values).float().sum() for name, values in self.shares.items()}
+        steps = max(step - self.step - self.skipped, 1)
+        totals = {name: torch.stack(values).float().sum() for name, values in self.shares.items() if values}
         logs: dict[str, float] = {}
         if totals:
             summed = global_sum(torch.stack(list(totals.values()))) / steps
             logs |= {name: round(value, 6) for name, value in zip(totals, summed.tolist())}
         logs |= {name: round(sum(values) / len(values), 6) for name, values in self.noted.items()}
         logs |= {f"seconds/{name}": round(value, 3) for name, value in self.seconds.items()}
-        self.step = step
+        self.step, self.skipped = step, 0
         for store in (self.shares, self.noted, self.seconds):
             store.clear()
         return logs

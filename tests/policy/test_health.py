@@ -23,6 +23,7 @@ from rlkit.models.wrapped import load_wrapped
 from rlkit.plugins import load_plugins
 from rlkit.policy.rewarder import WeightedReward
 from rlkit.policy.rollouts import Rollouts
+from rlkit.policy.step_log import StepLog
 from rlkit.policy.trainer import PolicyTrainer
 from rlkit.recipe import recipe_from_tree
 from rlkit.run import stage_inputs
@@ -365,6 +366,24 @@ def test_a_step_that_is_not_finite_is_skipped_and_the_run_goes_on(tmp_path: Path
     assert names(tmp_path) == {"non_finite"}
     assert [row["skipped_steps"] for row in built.state.log_history if "skipped_steps" in row] == [1.0]
     assert all(math.isfinite(row["loss"]) for row in built.state.log_history if "loss" in row)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    of_steps = [row for row in rows if "loss" in row]
+    assert [row["step"] for row in of_steps if "policy_objective" in row] == [1, 2, 3, 5, 6]
+    assert not any(math.isnan(value) for row in of_steps for value in row.values() if isinstance(value, float))
+
+
+def test_a_skipped_step_is_left_out_of_the_means_of_the_others() -> None:
+    log, follower = StepLog(), StepLog()
+    log.follower = follower
+    for loss in (1.0, 3.0):  # two micro-batches of a step: a share of 4
+        log.share({"policy_objective": torch.tensor(loss)})
+    for loss in (1.0, math.nan):
+        log.share({"policy_objective": torch.tensor(loss)})
+    log.skip(2)
+    log.share({"policy_objective": torch.tensor(2.0)})
+    assert log.flush(3) == follower.flush(3) == {"policy_objective": 3.0}
+    log.share({"policy_objective": torch.tensor(5.0)})
+    assert log.flush(4) == {"policy_objective": 5.0}
 
 
 class AfterStep(TrainerCallback):
