@@ -82,11 +82,16 @@ def _rewarded(reward: WeightedReward, pairs: Sequence[tuple[Prompt, Answer]]) ->
     lost = np.isnan(scores)
     if not lost.any():
         return {REWARD + reward.name: scores.tolist()}
-    verifies = reward.settings.verifies
+    verifies, first = reward.settings.verifies, int(lost.argmax())
     logger.warning(
-        "reward %s: %d of %d answers have no score and %s, such as one to %s: %s", reward.name, lost.sum(), len(lost),
-        "count as 0" if verifies else "are left out", pairs[lost.argmax()][0].source, outcomes[lost.argmax()].error,
-    )  # fmt: skip
+        "reward %s: %d of %d answers have no score and %s, such as one to %s: %s",
+        reward.name,
+        lost.sum(),
+        len(lost),
+        "count as 0" if verifies else "are left out",
+        pairs[first][0].source,
+        outcomes[first].error,
+    )
     scores[lost] = 0.0 if verifies else np.nan
     return {REWARD + reward.name: scores.tolist(), UNSCORED + reward.name: lost.astype(float).tolist()}
 
