@@ -142,6 +142,21 @@ def test_what_runs_code_says_how_it_is_isolated(tmp_path: Path) -> None:
     assert found["reward code"].mark == "ok"
 
 
+@pytest.mark.parametrize("answer", ["assert f(1) == 1", '{"tests": ["assert f(1) == 1"]}'])
+def test_tests_in_the_answers_are_no_reference_answers_and_stop_nothing(answer: str, tmp_path: Path) -> None:
+    path = rows(tmp_path / "rows.jsonl", *({"prompt": f"f {number}?", "answer": answer} for number in range(20)))
+    found = lines(chat_tree([{"type": "code"}], domain={"type": "chat", "prompts": path}), tmp_path, ["grpo"])
+    assert found["reward code"].mark == "note"
+    assert "rows hold checks, and no answer that passes them" in found["reward code"].found
+
+
+def test_rows_without_tests_stop_a_code_run(tmp_path: Path) -> None:
+    path = rows(tmp_path / "rows.jsonl", *({"prompt": f"f {number}?", "answer": "f = 1"} for number in range(20)))
+    found = lines(chat_tree([{"type": "code"}], domain={"type": "chat", "prompts": path}), tmp_path, ["grpo"])
+    assert found["reward code"].mark == "failed"
+    assert "the row carries no tests" in found["reward code"].found
+
+
 def test_a_recommendation_recipe_has_the_lines_that_apply(tmp_path: Path) -> None:
     found = lines(tiny_recipe(), tmp_path)
     assert found["data, catalog"].found == "60 items"

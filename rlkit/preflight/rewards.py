@@ -6,16 +6,14 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rlkit.config.models import CausalLMSettings
 from rlkit.errors import RlkitError
 from rlkit.job import Job
-from rlkit.models.load import tokenizer_of
 from rlkit.policy.rewarder import WeightedReward
 from rlkit.policy.text_rewards import Outcome, Sample
 from rlkit.preflight.line import Line, count
 from rlkit.records import Prompt
 from rlkit.reward_lab.cases import check_cases
-from rlkit.reward_lab.parts import close, load_parts, reads_text
+from rlkit.reward_lab.parts import bind_tokenizer, close, load_parts, reads_text, reference
 
 REFERENCES = 64
 """Reference answers that each reward is tried on at most."""
@@ -62,15 +60,21 @@ def _where_from(job: Job, settings: Any) -> str:
 
 def _references(job: Job) -> list[Prompt]:
     """Return prompts with answers, rendered by the recipe's tokenizer; none where that comes from a plugin."""
-    if type(job.model) is not CausalLMSettings:
+    if not bind_tokenizer(job):
         return []
-    job.domain.bind(tokenizer_of(job.model))
     return [prompt for prompt in job.domain.prompts("train", REFERENCES) if prompt.answer]
 
 
 def _tried(subject: str, part: WeightedReward, prompts: Sequence[Prompt]) -> Line:
     if not prompts:
         return Line("note", subject, "not tried: there are no reference answers; `rlkit rewards try` tries samples")
+    prompts = [prompt for prompt in prompts if reference(part, prompt)]
+    if not prompts:
+        return Line(
+            "note",
+            subject,
+            "not tried: rows hold checks, and no answer that passes them; `rlkit rewards try` tries samples",
+        )
     verifies = getattr(part.settings, "verifies", False)
     outcomes, started = [], time.monotonic()
     for start in range(0, len(prompts), CHUNK):
@@ -92,7 +96,8 @@ def _judged(part: WeightedReward, prompts: Sequence[Prompt], verifies: bool) -> 
 
 def _ask(part: WeightedReward, prompts: Sequence[Prompt], form: str) -> list[Outcome]:
     samples = [
-        Sample(prompt.text, form.format(prompt.answer), prompt.answer, False, prompt.context) for prompt in prompts
+        Sample(prompt.text, form.format(reference(part, prompt)), prompt.answer, False, prompt.context)
+        for prompt in prompts
     ]
     return part.score.judge(samples)  # type: ignore[attr-defined]
 

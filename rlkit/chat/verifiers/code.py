@@ -21,6 +21,7 @@ from rlkit.chat.verifiers.sandbox.job import Case, Checks, Result
 from rlkit.chat.verifiers.sandbox.pool import Sandbox
 from rlkit.config.verifiers_code import CodeSettings
 from rlkit.policy.text_rewards import Outcome, Sample, TextReward
+from rlkit.records import Prompt
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,10 @@ class CodeReward(TextReward):
             for result in results
         ]
 
+    def reference(self, prompt: Prompt) -> str | None:
+        """Return the program that should pass a prompt's tests: its answer, unless the tests themselves stand there."""
+        return prompt.answer if _in_context(prompt) or not tests_of(prompt) else None
+
     def close(self) -> None:
         """End the sandbox; a later sample starts it again."""
         self.sandbox.close()
@@ -94,8 +99,8 @@ def code(settings: CodeSettings, domain: Any) -> CodeReward:
     return CodeReward(settings, domain)
 
 
-def tests_of(sample: Sample) -> Checks | None:
-    """Return the tests of a sample's row; None where it carries none.
+def tests_of(sample: Sample | Prompt) -> Checks | None:
+    """Return the tests of a sample's row, or of a prompt's; None where it carries none.
 
     Read are ``tests``, ``setup``, ``entry_point``, ``prompt`` and ``cases`` (each with ``input`` and ``output``);
     HumanEval's ``test`` and MBPP's ``test_list`` and ``test_setup_code`` stand for the first two.
@@ -110,10 +115,18 @@ def tests_of(sample: Sample) -> Checks | None:
     return Checks(tests, _texts(setup), entry, cases) if tests or cases else None
 
 
-def _row(sample: Sample) -> Mapping[str, Any]:
+def _context(sample: Sample | Prompt) -> Mapping[str, Any]:
+    return sample.context if isinstance(sample.context, Mapping) else {}
+
+
+def _in_context(sample: Sample | Prompt) -> bool:
+    return any(_context(sample).get(key) for key in CARRIERS)
+
+
+def _row(sample: Sample | Prompt) -> Mapping[str, Any]:
     """Return what the row says: its context, and where no tests stand there, those in its answer: JSON, or asserts."""
-    context = sample.context if isinstance(sample.context, Mapping) else {}
-    if any(context.get(key) for key in CARRIERS):
+    context = _context(sample)
+    if _in_context(sample):
         return context
     try:
         found = json.loads(sample.answer)
