@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,16 @@ from toys import language_model_folder
 from typer.testing import CliRunner
 
 from rlkit.cli.main import app
+from rlkit.config.models import CausalLMSettings
 from rlkit.config.rewards import RewardCase
-from rlkit.errors import RecipeError
+from rlkit.errors import RecipeError, TrainingError
+from rlkit.job import Job
+from rlkit.plugins import load_plugins
+from rlkit.policy.rewarder import WeightedReward
 from rlkit.recipe import recipe_from_tree
 from rlkit.recipe_yaml import dump
 from rlkit.records import Prompt, Source
+from rlkit.reward_lab import trial as trial_module
 from rlkit.reward_lab.cases import check_cases
 from rlkit.reward_lab.hostile import hostile_answers
 from rlkit.reward_lab.trial import Trial, try_rewards
@@ -82,6 +88,78 @@ def test_samples_of_a_model_tell_how_many_groups_teach_nothing(tmp_path: Path) -
     assert len(samples) == 6 * 4
     assert trial.zero_variance == 1.0, "a random model is never right"
     assert any("100% of groups have no difference" in warning for warning in trial.warnings)
+
+
+NOT_TWELVE = "def reward(completion, answer):\n    assert answer != '12', 'not this'\n    return float(answer)\n"
+
+
+def test_samples_keep_their_scores_beside_some_without_one(tmp_path: Path) -> None:
+    model = {"path": str(language_model_folder(tmp_path / "lm"))}
+    trial = tried(tmp_path, python(tmp_path, NOT_TWELVE), {"type": "exact_match"}, model=model)
+    samples = [row for row in trial.judged if row.kind == "sample"]
+    wanted = [row.completion for row in trial.judged if row.kind == "reference"]
+    assert [row.prompt.answer for row in samples] == [answer for answer in wanted for _ in range(4)]
+    assert "12" in wanted[:-1], "others come after it"
+    for row in samples:
+        lost = row.prompt.answer == "12"
+        assert (row.outcomes["python"].error == "AssertionError: not this") == lost
+        # a random model is never exactly right, so that the other part adds nothing
+        assert math.isnan(row.total) if lost else row.total == float(row.prompt.answer)
+    assert trial.zero_variance == 1.0
+
+
+def test_samples_of_which_none_has_a_score_say_why(tmp_path: Path) -> None:
+    model = {"path": str(language_model_folder(tmp_path / "lm"))}
+    trial = tried(tmp_path, python(tmp_path, "def reward(completion):\n    raise ValueError('no')\n"), model=model)
+    samples = [row for row in trial.judged if row.kind == "sample"]
+    assert {row.outcomes["python"].error for row in samples} == {"ValueError: no"}
+    assert all(math.isnan(row.total) for row in samples)
+    assert trial.zero_variance is None
+    (warning,) = trial.warnings
+    assert f"python: no score for {len(trial.judged)} of {len(trial.judged)} completions" in warning
+
+
+def test_a_reward_of_the_wrong_shape_still_ends_the_trial(tmp_path: Path) -> None:
+    model = {"path": str(language_model_folder(tmp_path / "lm"))}
+    parts = [WeightedReward("mine", 1.0, lambda rollouts: rollouts.scores[:, :1])]
+    recipe = recipe_from_tree(tree(tmp_path, {"type": "math"}, model=model)).recipe
+    job = Job(recipe, load_plugins(), RunDirectory(tmp_path / "run"), "grpo")
+    loaded = job.load_model()
+    rollouts = trial_module._sampled(job, loaded, job.domain.prompts("train", 2))
+    with pytest.raises(TrainingError, match="must return finite numbers of shape"):
+        trial_module._of_rollouts(parts, rollouts, loaded, job)
+
+
+def test_answers_that_hold_tests_are_no_reference_answers(tmp_path: Path) -> None:
+    lines = [{"prompt": f"f {n}?", "answer": "assert f(1) == 1"} for n in range(20)]
+    code = tree(tmp_path, {"type": "code", "workers": 1})
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    trial = try_rewards(recipe_from_tree(code).recipe, RunDirectory(tmp_path / "run"), 1)
+    assert {row.kind for row in trial.judged} == {"empty", "white space", "prompt copied", "very long", "praise"}
+
+
+def test_golden_cases_of_a_length_are_counted_by_the_tokenizer(tmp_path: Path) -> None:
+    # bytes are tokens: 3 and the end make 4, in the middle of 2 ... 6; one of 9 is past the most
+    cases = [
+        {"completion": "abc", "score": -0.5},
+        {"completion": "a" * 9, "score": -1},
+        {"completion": "", "score": -1},
+    ]
+    length = {"type": "length_penalty", "max_tokens": 6, "soft_tokens": 4, "cases": cases}
+    report = check_cases(recipe_from_tree(tree(tmp_path, length)).recipe, RunDirectory(tmp_path / "run"))
+    assert (report.checked, report.skipped) == (3, [])
+    assert [problem.partition(" gives ")[2].partition(";")[0] for problem in report.problems] == ["0, not -1, for ''"]
+
+
+def test_a_length_that_no_tokenizer_counts_yet_is_skipped_by_name(tmp_path: Path) -> None:
+    class PluginModel(CausalLMSettings):
+        """A model whose tokenizer is made when it is built."""
+
+    length = {"type": "length_penalty", "cases": [{"completion": "abc", "score": 0}]}
+    recipe = recipe_from_tree(tree(tmp_path, length)).recipe.model_copy(update={"model": PluginModel()})
+    report = check_cases(recipe, RunDirectory(tmp_path / "run"))
+    assert (report.checked, report.problems) == (0, [])
+    assert [(part.name, part.reason[:13]) for part in report.skipped] == [("length_penalty", "counts tokens")]
 
 
 def test_an_untrained_preset_gives_no_samples_and_a_reward_without_its_model_is_skipped_by_name(tmp_path: Path) -> None:

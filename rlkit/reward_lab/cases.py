@@ -8,7 +8,7 @@ from rlkit.job import Job
 from rlkit.plugins import load_plugins
 from rlkit.policy.text_rewards import Outcome, Sample
 from rlkit.recipe import Recipe
-from rlkit.reward_lab.parts import Skipped, close, load_parts, reads_text, rewarded_stages
+from rlkit.reward_lab.parts import Skipped, bind_tokenizer, close, load_parts, reads_text, rewarded_stages
 from rlkit.run_directory import RunDirectory
 
 
@@ -45,6 +45,9 @@ def check_cases(recipe: Recipe, run: RunDirectory) -> CaseReport:
             for part in parts:
                 if not reads_text(part):
                     skipped.append(Skipped(part.name, "scores rollouts, not text"))
+                    continue
+                if getattr(part.score, "counts_tokens", False) and not bind_tokenizer(job):
+                    skipped.append(Skipped(part.name, "counts tokens, and the model that does so comes from a plugin"))
                     continue
                 samples = [
                     Sample(case.prompt, case.completion, case.answer, case.truncated, case.context)

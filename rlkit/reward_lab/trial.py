@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
-from rlkit.errors import RecipeError, RunError
+from rlkit.errors import RecipeError, RunError, TrainingError
 from rlkit.job import Job
 from rlkit.models.load import LoadedModel
 from rlkit.ops.advantages import zero_signal
@@ -22,7 +22,7 @@ from rlkit.progress import StageProgress
 from rlkit.recipe import Recipe
 from rlkit.records import Prompt
 from rlkit.reward_lab.hostile import hostile_answers, keywords_of
-from rlkit.reward_lab.parts import Skipped, close, load_parts, reads_text, rewarded_stages
+from rlkit.reward_lab.parts import Skipped, close, load_parts, reads_text, reference, rewarded_stages
 from rlkit.run_directory import RunDirectory
 
 CHUNK = 32
@@ -128,19 +128,22 @@ def _texts(parts: Sequence[WeightedReward], prompts: Sequence[Prompt], keywords:
     readers = [part for part in parts if reads_text(part)]
     if not readers:
         return []
-    others = list(dict.fromkeys(prompt.answer for prompt in prompts if prompt.answer))[:8]
-    rows = [("reference", prompt, prompt.answer) for prompt in prompts if prompt.answer]
-    rows += [(kind, prompt, text) for prompt in prompts for kind, text in hostile_answers(prompt, others, keywords)]
+    golds = [min(reference(part, prompt) for part in readers) for prompt in prompts]  # empty where one part has none
+    others = list(dict.fromkeys(filter(None, golds)))[:8]
+    rows = [("reference", prompt, gold) for prompt, gold in zip(prompts, golds) if gold]
+    for prompt, gold in zip(prompts, golds):
+        found = hostile_answers(replace(prompt, answer=gold), others, keywords)
+        rows += [(kind, prompt, text) for kind, text in found]
     asked = [Sample(prompt.text, text, prompt.answer, False, prompt.context) for _, prompt, text in rows]
     progress = StageProgress("reference and hostile answers", len(readers), unit="reward")
-    found: dict[str, list[Outcome]] = {}
+    said: dict[str, list[Outcome]] = {}
     for done, part in enumerate(readers, 1):
-        found[part.name] = part.score.judge(asked)  # type: ignore[attr-defined]
+        said[part.name] = part.score.judge(asked)  # type: ignore[attr-defined]
         progress.show(done, {})
     progress.close()
     return [
-        Judged(kind, prompt, text, {name: values[index] for name, values in found.items()},
-               _total(readers, {name: values[index].score for name, values in found.items()}))
+        Judged(kind, prompt, text, {name: values[index] for name, values in said.items()},
+               _total(readers, {name: values[index].score for name, values in said.items()}))
         for index, (kind, prompt, text) in enumerate(rows)
     ]  # fmt: skip
 
@@ -193,27 +196,40 @@ def _of_rollouts(
 ) -> tuple[float | None, list[Judged]]:
     """Judge samples; returns the share of groups without a difference, and every sample."""
     texts = samples(rollouts, loaded.tokenizer)
-    rows = [rollouts.prompts[row] for row in rollouts.present.nonzero()[:, 0].tolist()]
+    spots = rollouts.present.nonzero().tolist()  # before those without a score are taken out
     rewarder = Rewarder(parts, job.engine.device)
-    rewarder(rollouts)
-    kept = rollouts.present  # those that could be scored
-    zero = None if kept.shape[1] == 1 else float(zero_signal(rollouts.rewards, kept).float().mean())
-    totals = rollouts.rewards.flatten().tolist()
-    spots = [index for index, there in enumerate((~torch.isinf(rollouts.scores) | kept).flatten().tolist()) if there]
+    try:
+        rewarder(rollouts)
+    except TrainingError:
+        if not _all_lost(parts, len(texts)):
+            raise
+        rollouts.batch.mask = torch.zeros_like(rollouts.batch.mask)  # nothing is known, and each sample says why
+        rollouts.rewards = torch.zeros(rollouts.present.shape)
+    kept = rollouts.present
+    zero = None if kept.shape[1] == 1 or not kept.any() else float(zero_signal(rollouts.rewards, kept).float().mean())
     judged = []
-    for place, (text, prompt) in enumerate(zip(texts, rows)):
-        outcomes = {part.name: _outcome(part, rollouts, place, spots) for part in parts}
-        lost = any(math.isnan(outcome.score) for outcome in outcomes.values())
-        total = math.nan if lost or place >= len(spots) else totals[spots[place]]
-        judged.append(Judged("sample", prompt, text.completion, outcomes, total))
+    for place, (text, (row, column)) in enumerate(zip(texts, spots)):
+        there = bool(kept[row, column])
+        said = {part.name: _outcome(part, rollouts, place, (row, column)) for part in parts}
+        outcomes = {name: outcome for name, outcome in said.items() if outcome is not None}
+        total = float(rollouts.rewards[row, column]) if there else math.nan
+        judged.append(Judged("sample", rollouts.prompts[row], text.completion, outcomes, total))
     return zero, judged
 
 
-def _outcome(part: WeightedReward, rollouts: Rollouts, place: int, spots: Sequence[int]) -> Outcome:
+def _all_lost(parts: Sequence[WeightedReward], count: int) -> bool:
+    """Return whether no sample could be scored by every part, which each sample's outcomes say."""
+    said = [part.score.outcomes for part in parts if reads_text(part)]  # type: ignore[attr-defined]
+    said = [outcomes for outcomes in said if len(outcomes) == count]
+    return count > 0 and all(any(math.isnan(outcomes[place].score) for outcomes in said) for place in range(count))
+
+
+def _outcome(part: WeightedReward, rollouts: Rollouts, place: int, spot: tuple[int, int]) -> Outcome | None:
+    """Return what a part said about a sample; None where it scores rollouts, and another part took the sample out."""
     outcomes = getattr(part.score, "outcomes", None)
     if outcomes:
         return outcomes[place]
-    return Outcome(float(rollouts.parts[part.name].flatten()[spots[place]]))
+    return Outcome(float(rollouts.parts[part.name][spot])) if rollouts.present[spot] else None
 
 
 def _warnings(trial: Trial) -> list[str]:
@@ -232,8 +248,9 @@ def _warnings(trial: Trial) -> list[str]:
                 f"{kind}: beats every honest answer on {len(beaten)} of {len(rows)} prompts (such as "
                 f"{beaten[0].prompt.source}); a policy will find it: add a gate, a format rule or a length band"
             )
-    references = [row.total for row in trial.judged if row.kind == "reference"]
-    if references and np.nanmean(references) < np.nanmax([row.total for row in trial.judged]) / 2:
+    known = [row for row in trial.judged if not math.isnan(row.total)]
+    references = [row.total for row in known if row.kind == "reference"]
+    if references and np.mean(references) < max(row.total for row in known) / 2:
         found.append("reference answers earn less than half of the best answer; is the reward about this data?")
     if trial.zero_variance is not None and trial.zero_variance > 0.5:
         found.append(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -93,6 +93,9 @@ class LengthPenalty(TextReward):
         settings: the reward's.
         domain: whose tokenizer counts the tokens of rows; rollouts bring their own.
     """
+
+    counts_tokens: ClassVar = True
+    """Whether rows can be scored only where the domain is bound to a tokenizer."""
 
     def __init__(self, settings: LengthPenaltySettings, domain: Any) -> None:
         super().__init__(self._by_tokenizer, domain)
