@@ -21,7 +21,7 @@ from rlkit.recipe_checks import cross_checks
 from rlkit.recipe_errors import Problem, Text, booleans, translate
 from rlkit.recipe_overrides import apply_overrides
 from rlkit.recipe_schema import narrow
-from rlkit.recipe_yaml import Document, YamlProblem, dump, parse_document, read_text
+from rlkit.recipe_yaml import Document, Keys, YamlProblem, dump, parse_document, read_text
 
 _RUN_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 _STAGE_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}"
@@ -174,33 +174,43 @@ def resolved_yaml(recipe: Recipe) -> str:
     return dump(plain_tree(recipe))
 
 
-def check_data(recipe: Recipe | Sequence[Settings]) -> None:
+def check_data(recipe: Recipe | Mapping[str, Any]) -> None:
     """Read the data files that a recipe, or some parts of one, names, as ``Settings.check`` of each part does.
 
+    Args:
+        recipe: the recipe; of parts of one, as it would nest them: ``{"stages": {"sft": ...}}``.
+
     Raises:
-        DataError: every problem found, by file and line.
+        DataError: every problem found, by file and line, or else by dotted key.
     """
-    _all_checks(settings.check for settings in all_settings(recipe))
+    _all_checks((keys, settings.check) for keys, settings in placed_settings(recipe))
 
 
 def check_online(recipe: Recipe) -> None:
     """Connect to the servers that a recipe names, as ``Settings.check_online`` of each part does.
 
     Raises:
-        DataError: every server that cannot be reached.
+        DataError: every server that cannot be reached, by dotted key.
     """
-    _all_checks(settings.check_online for settings in all_settings(recipe))
+    _all_checks((keys, settings.check_online) for keys, settings in placed_settings(recipe))
 
 
-def _all_checks(checks: Iterable[Callable[[], None]]) -> None:
+def _all_checks(checks: Iterable[tuple[Keys, Callable[[], None]]]) -> None:
     problems: list[str] = []
-    for check in checks:
+    for keys, check in checks:
         try:
             check()
         except DataError as error:
-            problems += error.problems
+            problems += [_placed(keys, problem) for problem in error.problems]
     if problems:
         raise DataError(*dict.fromkeys(problems))
+
+
+def _placed(keys: Keys, problem: str) -> str:
+    """Return a problem with the key of the part that has it, unless it begins with the line of a file, or that key."""
+    key = ".".join(map(str, keys))
+    begins = problem.partition(": ")[0]
+    return problem if not key or begins.startswith(key) or re.search(r":\d+$", begins) else f"{key}: {problem}"
 
 
 def data_read(recipe: Recipe) -> list[str]:
@@ -219,9 +229,23 @@ def json_schema(registry: Registry) -> dict[str, Any]:
 
 def all_settings(value: Any) -> Iterator[Settings]:
     """Yield settings and all settings inside them."""
+    return (settings for _, settings in placed_settings(value))
+
+
+def placed_settings(value: Any, keys: Keys = ()) -> Iterator[tuple[Keys, Settings]]:
+    """Yield settings and all settings inside them, each with the path of keys that leads to it.
+
+    Args:
+        value: settings, or a mapping or list of some.
+        keys: the path to it.
+    """
+    entries: Iterable[tuple[str | int, Any]] = ()
     if isinstance(value, Settings):
-        yield value
-        value = [getattr(value, name) for name in type(value).model_fields]
-    entries = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-    for entry in entries:
-        yield from all_settings(entry)
+        yield keys, value
+        entries = [(name, getattr(value, name)) for name in type(value).model_fields]
+    elif isinstance(value, dict):
+        entries = value.items()
+    elif isinstance(value, list | tuple):
+        entries = enumerate(value)
+    for key, entry in entries:
+        yield from placed_settings(entry, (*keys, key))

@@ -98,7 +98,7 @@ def _check(recipe: Recipe, stages: list[str]) -> None:
     """Refuse what these stages name if it does not fit: before the first of them runs, not where it is met."""
     from rlkit.models.same_tokenizer import check_tokenizers
 
-    check_data([recipe.stages[name] for name in stages])
+    check_data({"stages": {name: recipe.stages[name] for name in stages}})
     check_tokenizers(recipe, stages)
 
 

@@ -20,6 +20,7 @@ from rlkit.errors import DataError, RecipeError
 from rlkit.plugins import Origin, Registry, load_plugins
 from rlkit.recipe import (
     check_data,
+    check_online,
     data_read,
     json_schema,
     load_recipe,
@@ -723,14 +724,23 @@ def test_check_data_collects_the_problems_of_every_part():
         file: str = ""
 
         def check(self):
-            raise DataError(f"{self.file}:3: broken")
+            said = ("reward broken: nobody answers at a:1", "stages.a.algorithm.rewards.0.file: no")
+            raise DataError(f"{self.file}:3: broken", *said[: 2 if self.file == "a" else 1])
+
+        check_online = check
 
     rewards = [{"type": "broken", "file": "a"}, {"type": "item_match"}, {"type": "broken", "file": "b"}]
     stages = {"a": {"algorithm": {"type": "grpo", "rewards": rewards}}}
     recipe = _with(Component(BrokenSettings, "x:y"), "reward", stages)
+    where, rest = "stages.a.algorithm.rewards", "reward broken: nobody answers at a:1"
+    problems = ("a:3: broken", f"{where}.0: {rest}", f"{where}.0.file: no", "b:3: broken", f"{where}.2: {rest}")
+    for check in (check_data, check_online):
+        with pytest.raises(DataError) as error:
+            check(recipe)
+        assert error.value.problems == problems
     with pytest.raises(DataError) as error:
-        check_data(recipe)
-    assert error.value.problems == ("a:3: broken", "b:3: broken")
+        check_data({"stages": {"a": recipe.stages["a"]}})
+    assert error.value.problems == problems
     assert data_read(recipe) == ["broken", "broken"]
 
 
