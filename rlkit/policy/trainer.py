@@ -134,7 +134,7 @@ class PolicyTrainer(WrappedTrainer):
         return parts, global_sum(counts).clamp_min(1)  # where all groups are filtered out, 0 / 0 would be nan
 
     def _skips(self) -> bool:
-        """Return whether the policy left the one that sampled: rolled back, or past ``target_kl``; a collective call."""
+        """Return whether the policy left the one that sampled: rolled back, or past ``target_kl``; a collective."""
         limit, moved = self.algorithm.target_kl, self.moved
         self.moved = []
         if limit is not None and not self.skipping and len(self.buffer) < self.loop.updates - 1:  # not a fresh rollout

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
-from rlkit.errors import RecipeError, RunError, TrainingError
+from rlkit.errors import RecipeError, RunError
 from rlkit.job import Job
 from rlkit.models.load import LoadedModel
 from rlkit.ops.advantages import zero_signal
@@ -198,13 +198,7 @@ def _of_rollouts(
     texts = samples(rollouts, loaded.tokenizer)
     spots = rollouts.present.nonzero().tolist()  # before those without a score are taken out
     rewarder = Rewarder(parts, job.engine.device)
-    try:
-        rewarder(rollouts)
-    except TrainingError:
-        if not _all_lost(parts, len(texts)):
-            raise
-        rollouts.batch.mask = torch.zeros_like(rollouts.batch.mask)  # nothing is known, and each sample says why
-        rollouts.rewards = torch.zeros(rollouts.present.shape)
+    rewarder(rollouts)
     kept = rollouts.present
     zero = None if kept.shape[1] == 1 or not kept.any() else float(zero_signal(rollouts.rewards, kept).float().mean())
     judged = []
@@ -215,13 +209,6 @@ def _of_rollouts(
         total = float(rollouts.rewards[row, column]) if there else math.nan
         judged.append(Judged("sample", rollouts.prompts[row], text.completion, outcomes, total))
     return zero, judged
-
-
-def _all_lost(parts: Sequence[WeightedReward], count: int) -> bool:
-    """Return whether no sample could be scored by every part, which each sample's outcomes say."""
-    said = [part.score.outcomes for part in parts if reads_text(part)]  # type: ignore[attr-defined]
-    said = [outcomes for outcomes in said if len(outcomes) == count]
-    return count > 0 and all(any(math.isnan(outcomes[place].score) for outcomes in said) for place in range(count))
 
 
 def _outcome(part: WeightedReward, rollouts: Rollouts, place: int, spot: tuple[int, int]) -> Outcome | None:
