@@ -196,14 +196,15 @@ def check_online(recipe: Recipe) -> None:
 
 
 def _all_checks(checks: Iterable[tuple[Keys, Callable[[], None]]]) -> None:
-    problems: list[str] = []
+    problems: dict[str, str] = {}  # what two parts say alike is said once, where it stands first
     for keys, check in checks:
         try:
             check()
         except DataError as error:
-            problems += [_placed(keys, problem) for problem in error.problems]
+            for problem in error.problems:
+                problems.setdefault(problem, _placed(keys, problem))
     if problems:
-        raise DataError(*dict.fromkeys(problems))
+        raise DataError(*problems.values())
 
 
 def _placed(keys: Keys, problem: str) -> str:

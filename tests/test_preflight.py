@@ -1,6 +1,7 @@
 """The list before the first stage: what it says, and each way in which it stops a run."""
 
 import json
+import re
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -194,7 +195,8 @@ def test_a_reward_that_raises(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     (tmp_path / "mine.py").write_text("def reward(completion):\n    return completion.missing\n")
     tree = chat_tree([{"type": "python", "file": str(tmp_path / "mine.py")}])
     (problem,) = stopped(tree, tmp_path, capsys)
-    assert "40 of 40 reference answers get no score, such as arithmetic/prompts/train:1: " in problem
+    said = r"(\d+) of \1 reference answers get no score, such as arithmetic/prompts/train:1: "  # as many as time allows
+    assert re.search(said, problem)
     assert "has no attribute 'missing'" in problem
 
 
