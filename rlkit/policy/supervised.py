@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -167,30 +168,45 @@ class SupervisedReward(TextReward):
             worker.close()
 
 
+@cache
+def _calls() -> queue.Queue:
+    """Return where calls with a deadline are put; one thread makes them all, as threads that come and go may deadlock.
+
+    A thread's end runs destructors of native libraries that want the interpreter's lock.
+    """
+    calls: queue.Queue[tuple[Callable[[], Any], queue.Queue]] = queue.Queue()
+
+    def work() -> None:
+        while True:
+            call, found = calls.get()
+            try:
+                found.put((True, call()))
+            except BaseException as error:  # handed to the caller, whatever it is
+                found.put((False, error))
+            del call, found
+
+    threading.Thread(target=work, daemon=True).start()
+    return calls
+
+
 def within(seconds: float, name: str, call: Callable[[], Value]) -> Value:
     """Return what a call in this process returns.
 
     Args:
         seconds: its deadline.
         name: of the reward, for the message.
-        call: runs in a thread of its own, which is left behind where it does not end.
+        call: runs in the thread of such calls, which is left behind where it does not end.
 
     Raises:
         TrainingError: it takes longer.
     """
     found: queue.Queue[tuple[bool, Any]] = queue.Queue()
-
-    def work() -> None:
-        try:
-            found.put((True, call()))
-        except BaseException as error:  # handed to the caller, whatever it is
-            found.put((False, error))
-
-    threading.Thread(target=work, daemon=True).start()
+    _calls().put((call, found))
     seconds = max(seconds, LEAST_CALL_SECONDS)
     try:
         good, value = found.get(timeout=seconds)
     except queue.Empty:
+        _calls.cache_clear()  # its thread is lost
         raise TrainingError(
             f"reward {name}: no answer within {seconds:g} seconds; look for an endless loop or a connection without a "
             "time-out in it, or raise its timeout_seconds"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -170,7 +171,7 @@ def test_a_reward_in_this_process_that_hangs_ends_the_run(monkeypatch: pytest.Mo
     monkeypatch.setattr(supervised, "LEAST_CALL_SECONDS", 0.2)
     started = time.monotonic()
     with pytest.raises(TrainingError, match=r"reward slow: no answer within 0\.2 seconds; look for an endless loop"):
-        within(0.1, "slow", lambda: time.sleep(3))
+        within(0.1, "slow", threading.Event().wait)
     assert time.monotonic() - started < 2
 
 
