@@ -57,7 +57,8 @@ def test_commands_of_recipe_headers_are_such(command: str, monkeypatch: pytest.M
     monkeypatch.chdir(ROOT)
     arguments = shlex.split(command)
     parsed(arguments)
-    load_recipe(arguments[2], [word for word in arguments[3:] if not word.startswith("-")])
+    loaded = load_recipe(arguments[2], [word for word in arguments[3:] if not word.startswith("-")])
+    assert loaded.source == arguments[2]
 
 
 def test_every_recipe_has_a_command_in_its_header() -> None:

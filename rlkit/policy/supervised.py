@@ -170,9 +170,9 @@ class SupervisedReward(TextReward):
 
 @cache
 def _calls() -> queue.Queue:
-    """Return where calls with a deadline are put; one thread makes them all, as threads that come and go may deadlock.
+    """Return where calls with a deadline are put; one thread makes them all.
 
-    A thread's end runs destructors of native libraries that want the interpreter's lock.
+    With a thread per call a run of the tests once stood still while such a thread was ending; why is not known.
     """
     calls: queue.Queue[tuple[Callable[[], Any], queue.Queue]] = queue.Queue()
 
