@@ -76,12 +76,14 @@ class LoadedRecipe:
         source: the file, or what else it comes from.
         text: the file as it was read; empty where there is none.
         tree: the recipe as plain data, all defaults written out.
+        written: where its parts stand.
     """
 
     recipe: Recipe
     source: str
     text: str
     tree: dict[str, Any]
+    written: Text
 
 
 @cache
@@ -113,8 +115,9 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe
     except YamlProblem as problem:
         raise RecipeError(f"{path}:{problem.mark}: {problem.message}") from problem
     tree, origins = apply_overrides(document.tree, overrides)
-    recipe = _checked(recipe_model(load_plugins()), tree, Text(str(path), document, origins))
-    return LoadedRecipe(recipe, str(path), text, plain_tree(recipe))
+    written = Text(str(path), document, origins)
+    recipe = _checked(recipe_model(load_plugins()), tree, written)
+    return LoadedRecipe(recipe, str(path), text, plain_tree(recipe), written)
 
 
 def recipe_from_tree(
@@ -133,8 +136,9 @@ def recipe_from_tree(
         PluginError: a plugin does not load.
     """
     tree, origins = apply_overrides(dict(tree), overrides)
-    recipe = _checked(recipe_model(registry or load_plugins()), tree, Text(source, Document(), origins))
-    return LoadedRecipe(recipe, source, "", plain_tree(recipe))
+    written = Text(source, Document(), origins)
+    recipe = _checked(recipe_model(registry or load_plugins()), tree, written)
+    return LoadedRecipe(recipe, source, "", plain_tree(recipe), written)
 
 
 def _checked(model: type[Recipe], tree: dict[str, Any], text: Text) -> Recipe:
@@ -174,44 +178,58 @@ def resolved_yaml(recipe: Recipe) -> str:
     return dump(plain_tree(recipe))
 
 
-def check_data(recipe: Recipe | Mapping[str, Any]) -> None:
+def check_data(recipe: Recipe | Mapping[str, Any], written: Text | None = None) -> None:
     """Read the data files that a recipe, or some parts of one, names, as ``Settings.check`` of each part does.
 
     Args:
         recipe: the recipe; of parts of one, as it would nest them: ``{"stages": {"sft": ...}}``.
+        written: where its parts stand; none: they are named by dotted key alone.
 
     Raises:
-        DataError: every problem found, by file and line, or else by dotted key.
+        DataError: every problem found, by the file and line of data, or else of the recipe.
     """
-    _all_checks((keys, settings.check) for keys, settings in placed_settings(recipe))
+    _all_checks(((keys, settings.check) for keys, settings in placed_settings(recipe)), written)
 
 
-def check_online(recipe: Recipe) -> None:
+def check_online(recipe: Recipe, written: Text | None = None) -> None:
     """Connect to the servers that a recipe names, as ``Settings.check_online`` of each part does.
 
+    Args:
+        recipe: the recipe.
+        written: where its parts stand.
+
     Raises:
-        DataError: every server that cannot be reached, by dotted key.
+        DataError: every server that cannot be reached, by its place in the recipe.
     """
-    _all_checks((keys, settings.check_online) for keys, settings in placed_settings(recipe))
+    _all_checks(((keys, settings.check_online) for keys, settings in placed_settings(recipe)), written)
 
 
-def _all_checks(checks: Iterable[tuple[Keys, Callable[[], None]]]) -> None:
+def _all_checks(checks: Iterable[tuple[Keys, Callable[[], None]]], written: Text | None) -> None:
     problems: dict[str, str] = {}  # what two parts say alike is said once, where it stands first
     for keys, check in checks:
         try:
             check()
         except DataError as error:
             for problem in error.problems:
-                problems.setdefault(problem, _placed(keys, problem))
+                problems.setdefault(problem, _placed(keys, problem, written))
     if problems:
         raise DataError(*problems.values())
 
 
-def _placed(keys: Keys, problem: str) -> str:
-    """Return a problem with the key of the part that has it, unless it begins with the line of a file, or that key."""
-    key = ".".join(map(str, keys))
+def _placed(keys: Keys, problem: str, written: Text | None) -> str:
+    """Return a problem with the place of the part that has it, unless it begins with the line of a file of data."""
     begins = problem.partition(": ")[0]
-    return problem if not key or begins.startswith(key) or re.search(r":\d+$", begins) else f"{key}: {problem}"
+    if not keys or re.search(r":\d+$", begins):
+        return problem
+    key = ".".join(map(str, keys))
+    message = problem.removeprefix(f"{key}: ")
+    named = begins.startswith(f"{key}.")  # it tells the field by itself
+    if written is None:
+        return problem if named else f"{key}: {message}"
+    if not named:
+        return written.line(Problem(keys, message))
+    field = (int(part) if part.isdigit() else part for part in begins.removeprefix(f"{key}.").split("."))
+    return written.line(Problem((*keys, *field), problem.partition(": ")[2]))
 
 
 def data_read(recipe: Recipe) -> list[str]:

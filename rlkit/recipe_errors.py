@@ -67,6 +67,10 @@ class Text:
         lines += [self._line(problem) for problem in problems]
         return RecipeError(*dict.fromkeys(line for *_, line in sorted(lines, key=lambda line: line[:2])))
 
+    def line(self, problem: Problem) -> str:
+        """Return a problem with its place, its key and its message."""
+        return self._line(problem)[-1]
+
     def _line(self, problem: Problem) -> tuple[bool, Mark, str]:
         override = self._override(problem.keys)
         mark = self._mark(problem.keys, problem.at_key)

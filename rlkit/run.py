@@ -60,7 +60,7 @@ def run(
     old = [] if restart else [name for name in names if name not in redone]
     done = {name for name in old if directory.finished(name, inputs[name])}
     pending = [name for name in wanted if name not in done]
-    _check(recipe, pending)
+    _check(loaded, pending)
     if checks:
         _look(recipe, registry, directory, pending)
     if restart:
@@ -94,12 +94,12 @@ def _range(names: list[str], from_stage: str | None, until_stage: str | None) ->
     return redone, names[: names.index(until_stage) + 1 if until_stage else None]
 
 
-def _check(recipe: Recipe, stages: list[str]) -> None:
+def _check(loaded: LoadedRecipe, stages: list[str]) -> None:
     """Refuse what these stages name if it does not fit: before the first of them runs, not where it is met."""
     from rlkit.models.same_tokenizer import check_tokenizers
 
-    check_data({"stages": {name: recipe.stages[name] for name in stages}})
-    check_tokenizers(recipe, stages)
+    check_data({"stages": {name: loaded.recipe.stages[name] for name in stages}}, loaded.written)
+    check_tokenizers(loaded.recipe, stages)
 
 
 def _look(recipe: Recipe, registry: Registry, directory: RunDirectory, stages: list[str]) -> None:

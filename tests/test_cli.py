@@ -112,7 +112,7 @@ def test_validate_says_what_was_checked(rlkit_):
 def test_validate_reads_the_data_unless_told_not_to(rlkit_, tmp_path):
     code, _, err = rlkit_("validate", "r.yaml", "domain.data.path=nowhere")
     assert code == 2
-    assert err.startswith("error: domain.data: nowhere: not a folder")
+    assert err.startswith("error: command line: 'domain.data.path=nowhere': domain.data: nowhere: not a folder")
     assert rlkit_("validate", "r.yaml", "domain.data.path=nowhere", "--no-data")[0] == 0
 
 

@@ -29,9 +29,11 @@ from rlkit.recipe import (
     recipe_model,
     resolved_yaml,
 )
+from rlkit.recipe_errors import Text
 from rlkit.recipe_extra import BASE, declared_fields
 from rlkit.recipe_schema import narrow
 from rlkit.recipe_smoke import smoke_recipe
+from rlkit.recipe_yaml import parse_document
 
 RECIPE = """\
 name: demo
@@ -798,3 +800,31 @@ def _with(component, kind, stages):
     registry = Registry({**entries, (kind, component.name): (component, Origin("toy", "1"))})
     tree = {"name": "x", "domain": {"type": "recommendation"}, "stages": stages}
     return recipe_from_tree(tree, registry=registry).recipe
+
+
+def test_problems_of_data_and_servers_carry_their_place_in_the_recipe(tmp_path):
+    class UnfitSettings(Settings):
+        """A reward whose file is not there, and whose server does not answer."""
+
+        type: Literal["unfit"] = "unfit"
+        said: tuple[str, ...] = ()
+
+        def check(self):
+            raise DataError(*self.said)
+
+        check_online = check
+
+    said = ["nobody answers", "stages.a.algorithm.rewards.0.said: wrong", "rows.jsonl:7: broken"]
+    recipe = _with(
+        Component(UnfitSettings, "x:y"),
+        "reward",
+        {"a": {"algorithm": {"type": "grpo", "rewards": [{"type": "unfit", "said": said}]}}},
+    )
+    text = "stages:\n  a:\n    algorithm:\n      rewards:\n        - type: unfit\n          said: [x]\n"
+    written = Text("mine.yaml", parse_document(text), {})
+    key = "stages.a.algorithm.rewards.0"
+    problems = (f"mine.yaml:5:11: {key}: nobody answers", f"mine.yaml:6:17: {key}.said: wrong", "rows.jsonl:7: broken")
+    for check in (check_data, check_online):
+        with pytest.raises(DataError) as error:
+            check(recipe, written)
+        assert error.value.problems == problems

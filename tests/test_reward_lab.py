@@ -148,7 +148,9 @@ def test_golden_cases_of_a_length_are_counted_by_the_tokenizer(tmp_path: Path) -
     length = {"type": "length_penalty", "max_tokens": 6, "soft_tokens": 4, "cases": cases}
     report = check_cases(recipe_from_tree(tree(tmp_path, length)).recipe, RunDirectory(tmp_path / "run"))
     assert (report.checked, report.skipped) == (3, [])
-    assert [problem.partition(" gives ")[2].partition(";")[0] for problem in report.problems] == ["0, not -1, for ''"]
+    assert [problem.message.partition(" gives ")[2].partition(";")[0] for problem in report.problems] == [
+        "0, not -1, for ''"
+    ]
 
 
 def test_a_length_that_no_tokenizer_counts_yet_is_skipped_by_name(tmp_path: Path) -> None:
@@ -187,9 +189,9 @@ def test_golden_cases_are_scored_and_a_wrong_one_is_named_with_its_place(tmp_pat
     recipe = recipe_from_tree(tree(tmp_path, {"type": "math", "cases": [good, bad]})).recipe
     report = check_cases(recipe, RunDirectory(tmp_path / "run"))
     assert report.checked == 2
-    assert report.problems == [
-        "stages.grpo.algorithm.rewards.0.cases.1: math gives 0, not at least 0.5, for '6'; mend the reward or the case"
-    ]
+    (problem,) = report.problems
+    assert problem.keys == ("stages", "grpo", "algorithm", "rewards", 0, "cases", 1)
+    assert problem.message == "math gives 0, not at least 0.5, for '6'; mend the reward or the case"
 
 
 def test_a_case_that_expects_nothing_is_refused() -> None:
@@ -224,7 +226,10 @@ def test_the_verbs_show_what_earns_and_check_cases(tmp_path: Path) -> None:
     recipe.write_text(dump(tree(tmp_path, {"type": "math", "cases": [{**cases[0], "score": 0}]})))
     wrong = command("validate", recipe, "--cases")
     assert isinstance(wrong.exception, RecipeError)
-    assert "rewards.0.cases.0: math gives 1, not 0, for '4'" in str(wrong.exception)
+    line = 1 + recipe.read_text().splitlines().index("            - completion: '4'")
+    assert f"lab.yaml:{line}:15: stages.grpo.algorithm.rewards.0.cases.0: math gives 1, not 0, for '4'" in str(
+        wrong.exception
+    )
 
 
 def test_scored_rows_say_what_they_cost_and_why_one_has_no_score(tmp_path: Path) -> None:

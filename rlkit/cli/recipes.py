@@ -104,12 +104,13 @@ def validate(
     typer.echo(f"{recipe}: the recipe is valid: settings, names, references and batch sizes fit (stages: {stages})")
     if no_data:
         typer.echo("data: not read (--no-data)")
-        return
-    check_data(loaded.recipe)
+    else:
+        check_data(loaded.recipe, loaded.written)
+        read = ", ".join(data_read(loaded.recipe))
+        typer.echo(f"data: read without a problem: {read}" if read else "data: the recipe names no files to read")
     if online:
-        check_online(loaded.recipe)
-    read = ", ".join(data_read(loaded.recipe))
-    typer.echo(f"data: read without a problem: {read}" if read else "data: the recipe names no files to read")
+        check_online(loaded.recipe, loaded.written)
+        typer.echo("servers: those that the recipe names answer")
     if cases:
         _check_cases(loaded)
 
@@ -128,7 +129,7 @@ def _check_cases(loaded: LoadedRecipe) -> None:
     for part in report.skipped:
         typer.echo(f"cases: skipped {part.name}: {part.reason}")
     if report.problems:
-        raise RecipeError(*(f"{loaded.source}: {problem}" for problem in report.problems))
+        raise RecipeError(*(loaded.written.line(problem) for problem in report.problems))
     typer.echo(f"cases: {report.checked} scored as they should")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from rlkit.errors import RlkitError
 from rlkit.job import Job
 from rlkit.policy.rewarder import WeightedReward
+from rlkit.policy.supervised import judge
 from rlkit.policy.text_rewards import Outcome, Sample
 from rlkit.preflight.line import Line, count
 from rlkit.records import Prompt
@@ -99,7 +100,7 @@ def _ask(part: WeightedReward, prompts: Sequence[Prompt], form: str) -> list[Out
         Sample(prompt.text, form.format(reference(part, prompt)), prompt.answer, False, prompt.context)
         for prompt in prompts
     ]
-    return part.score.judge(samples)  # type: ignore[attr-defined]
+    return judge(part.score, part.name, part.settings, samples)  # type: ignore[arg-type]
 
 
 def _verdict(subject: str, outcomes: Sequence[Outcome], prompts: Sequence[Prompt], verifies: bool) -> Line:
@@ -145,6 +146,7 @@ def case_lines(job: Job) -> Iterator[Line]:
     for skipped in report.skipped:
         yield Line("later", f"golden cases of {skipped.name}", skipped.reason)
     if report.problems:
-        yield from (Line("failed", "golden case", problem) for problem in report.problems)
+        for problem in report.problems:
+            yield Line("failed", "golden case", f"{'.'.join(map(str, problem.keys))}: {problem.message}")
     elif report.checked:
         yield Line("ok", "golden cases", f"{count(report.checked, 'cases')} scored as they should")

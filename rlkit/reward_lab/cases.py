@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from rlkit.job import Job
 from rlkit.plugins import load_plugins
+from rlkit.policy.supervised import judge
 from rlkit.policy.text_rewards import Outcome, Sample
 from rlkit.recipe import Recipe
+from rlkit.recipe_errors import Problem
 from rlkit.reward_lab.parts import Skipped, bind_tokenizer, close, load_parts, reads_text, rewarded_stages
 from rlkit.run_directory import RunDirectory
 
@@ -18,12 +20,12 @@ class CaseReport:
 
     Args:
         checked: how many were scored.
-        problems: a line for each that got another score.
+        problems: each that got another score, by its place in the recipe.
         skipped: rewards with cases that cannot be scored yet.
     """
 
     checked: int
-    problems: list[str]
+    problems: list[Problem]
     skipped: list[Skipped]
 
 
@@ -41,7 +43,6 @@ def check_cases(recipe: Recipe, run: RunDirectory) -> CaseReport:
         for place, settings in with_cases:
             parts, missing = load_parts(job, [settings])
             skipped += missing
-            where = f"stages.{stage}.algorithm.rewards.{place}.cases"
             for part in parts:
                 if not reads_text(part):
                     skipped.append(Skipped(part.name, "scores rollouts, not text"))
@@ -53,11 +54,14 @@ def check_cases(recipe: Recipe, run: RunDirectory) -> CaseReport:
                     Sample(case.prompt, case.completion, case.answer, case.truncated, case.context)
                     for case in settings.cases
                 ]
-                outcomes = part.score.judge(samples)  # type: ignore[attr-defined]
+                outcomes = judge(part.score, part.name, settings, samples)  # type: ignore[arg-type]
                 checked += len(outcomes)
                 problems += [
-                    f"{where}.{index}: {part.name} gives {_said(outcome)}, "
-                    f"{_expected(case)}, for {case.completion[:60]!r}; mend the reward or the case"
+                    Problem(
+                        ("stages", stage, "algorithm", "rewards", place, "cases", index),
+                        f"{part.name} gives {_said(outcome)}, {_expected(case)}, for {case.completion[:60]!r}; "
+                        "mend the reward or the case",
+                    )
                     for index, (case, outcome) in enumerate(zip(settings.cases, outcomes))
                     if case.wrong(outcome.score)
                 ]

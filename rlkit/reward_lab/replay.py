@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rlkit.plugins import load_plugins
-from rlkit.policy.supervised import SupervisedReward
+from rlkit.policy.supervised import SupervisedReward, judge
 from rlkit.policy.text_rewards import Sample
 
 
@@ -15,7 +15,7 @@ def again(row: dict[str, Any]) -> str:
     settings: Any = component.settings.model_validate(row["settings"])
     reward = SupervisedReward(settings, None) if settings.supervised else component.load()(settings, None)
     sample = Sample(row["prompt"], row["completion"], row["answer"], row["truncated"], row["context"])
-    outcome = reward.judge([sample])[0]
+    outcome = judge(reward, component.name, settings, [sample])[0]
     if isinstance(reward, SupervisedReward):
         reward.close()
     return (

@@ -17,6 +17,7 @@ from rlkit.plugins import load_plugins
 from rlkit.policy.rewarder import Rewarder, WeightedReward
 from rlkit.policy.rollouts import Rollouts, concat, generator_for
 from rlkit.policy.sampler import RolloutRequest
+from rlkit.policy.supervised import judge
 from rlkit.policy.text_rewards import Outcome, Sample, samples
 from rlkit.progress import StageProgress
 from rlkit.recipe import Recipe
@@ -138,7 +139,7 @@ def _texts(parts: Sequence[WeightedReward], prompts: Sequence[Prompt], keywords:
     progress = StageProgress("reference and hostile answers", len(readers), unit="reward")
     said: dict[str, list[Outcome]] = {}
     for done, part in enumerate(readers, 1):
-        said[part.name] = part.score.judge(asked)  # type: ignore[attr-defined]
+        said[part.name] = judge(part.score, part.name, part.settings, asked)  # type: ignore[arg-type]
         progress.show(done, {})
     progress.close()
     return [
