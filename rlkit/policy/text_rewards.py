@@ -6,15 +6,20 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
+from rlkit.errors import RlkitError, TrainingError
 from rlkit.policy.rollouts import Rollouts
 
 if TYPE_CHECKING:  # a reward's worker process starts without transformers
     from transformers import PreTrainedTokenizerBase
+
+
+MAX_REASON = 500
+"""Characters of why a sample has no score."""
 
 
 class Answer(NamedTuple):
@@ -92,15 +97,50 @@ class TextReward:
         parts: what scores are made of, by name, where the reward tells.
     """
 
+    isolates: ClassVar[bool] = True
+    """Whether an error is taken for that of single samples; a model's is not."""
+
     def __init__(self, score: Score, domain: Any, parts: Parts | None = None) -> None:
         self.score, self.domain, self.parts = score, domain, parts
         self.outcomes: list[Outcome] = []
         """Of the last rollouts: one for each present completion, in order."""
 
     def judge(self, samples: Sequence[Sample]) -> list[Outcome]:
-        """Score samples, and say what each took and why one has no score."""
+        """Score samples, and say what each took and why one has no score.
+
+        Where the reward raises, samples that it raises for alone have no score; the others are scored again, together,
+        since it may compare them.
+
+        Raises:
+            RlkitError: the reward says itself what is to be mended.
+        """
+        found = self._tried(samples)
+        if isinstance(found, list):
+            return found
+        alone = [self._tried([sample]) for sample in samples] if len(samples) > 1 else [found]
+        kept = [sample for sample, said in zip(samples, alone) if isinstance(said, list)]
+        again = self._tried(kept) if kept else []
+        others = iter(again if isinstance(again, list) else [Outcome(math.nan, again)] * len(kept))
+        return [next(others) if isinstance(said, list) else Outcome(math.nan, said) for said in alone]
+
+    def _tried(self, samples: Sequence[Sample]) -> list[Outcome] | str:
+        """Return what each sample gets, or why the reward raised; an error that is no sample's is raised."""
+        try:
+            return self._scored_as_one(samples)
+        except (RlkitError, torch.OutOfMemoryError):
+            raise
+        except (Exception, SystemExit) as error:  # a user's code may raise anything
+            if not self.isolates:
+                raise
+            return reason(error)
+
+    def _scored_as_one(self, samples: Sequence[Sample]) -> list[Outcome]:
         started = time.perf_counter()
         scores = [float(score) for score in self.score(samples)]
+        if len(scores) != len(samples):
+            raise TrainingError(
+                f"reward: {len(scores)} scores for {len(samples)} completions; look at the reward's code"
+            )
         parts = self.parts(samples) if self.parts else {}
         took = 1000 * (time.perf_counter() - started) / max(len(samples), 1)
         return [
@@ -120,6 +160,20 @@ class TextReward:
         self.outcomes = self.judge(samples(rollouts, self.domain.tokenizer))
         scores[present] = torch.tensor([outcome.score for outcome in self.outcomes], dtype=torch.float32)
         return scores
+
+
+def reason(error: BaseException) -> str:
+    """Return an error as a line that says why a sample has no score."""
+    text = " ".join(f"{type(error).__name__}: {_said(error)}"[: MAX_REASON + 1].split())
+    text = text if len(text) <= MAX_REASON else f"{text[: MAX_REASON - 3]}..."
+    return text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair cannot be written
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # its __str__ is the user's, too
+        return "what it says cannot be read"
 
 
 def samples(rollouts: Rollouts, tokenizer: PreTrainedTokenizerBase) -> list[Sample]:

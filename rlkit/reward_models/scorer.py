@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -57,6 +57,8 @@ class LearnedReward(TextReward):
         members: the models.
         domain: whose rollouts are scored; None where there are none.
     """
+
+    isolates: ClassVar[bool] = False
 
     def __init__(self, settings: LearnedRewardSettings, members: Sequence[Member], domain: Any) -> None:
         super().__init__(self._score_samples, domain)
