@@ -15,13 +15,15 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -35,6 +37,14 @@ START_SECONDS = 180.0
 """How long a worker may take to import a reward."""
 LEAST_CALL_SECONDS = 120.0
 """The shortest deadline of a call in this process."""
+MOST_SECONDS = 7 * 86_400.0
+"""The longest deadline of all: waiting for longer overflows."""
+MOST_BYTES = 64 * 2**20
+"""Of a worker's answer."""
+LAST_LINES = 5
+"""Shown of what a worker said that does not start."""
+
+_COMMAND = "import sys; sys.path[:] = sys.argv[2:]; from rlkit.policy.reward_worker import main; main(int(sys.argv[1]))"
 
 Value = TypeVar("Value")
 
@@ -47,9 +57,9 @@ class Worker:
     """
 
     def __init__(self, settings: Any) -> None:
-        self.hello = json.dumps({"type": settings.type, "settings": settings.model_dump(mode="json")}) + "\n"
+        self.name = settings.type
+        self.hello = {"type": settings.type, "settings": settings.model_dump(mode="json")}
         self.process: subprocess.Popen | None = None
-        self.rest = b""
 
     def judge(self, samples: Sequence[Sample], seconds: float) -> list[Outcome]:
         """Score samples together; all of them go without a score where the deadline passes or the process dies.
@@ -58,20 +68,11 @@ class Worker:
             TrainingError: the reward cannot even be loaded.
         """
         self._start()
-        assert self.process is not None
         started = time.perf_counter()
-        try:
-            self._write(json.dumps({"samples": [_plain(sample) for sample in samples]}) + "\n")
-            reply = self._read(seconds)
-        except BrokenPipeError:
-            reply = None
-        took = 1000 * (time.perf_counter() - started) / max(len(samples), 1)
+        reply, why = self._ask({"samples": [_plain(sample) for sample in samples]}, seconds)
         if reply is not None:
             return [Outcome(**outcome) for outcome in reply["outcomes"]]
-        why = f"no answer within {seconds:g} seconds"
-        if took * len(samples) < 1000 * seconds:  # it has closed its end instead
-            with suppress(subprocess.TimeoutExpired):
-                why = f"the process ended with code {self.process.wait(5.0)}"
+        took = 1000 * (time.perf_counter() - started) / max(len(samples), 1)
         self.close()
         return [Outcome(math.nan, why, took)] * len(samples)
 
@@ -79,54 +80,127 @@ class Worker:
         self.close()
 
     def _start(self) -> None:
+        """Start the process unless it runs; what it says is shown from then on, until then only if it fails.
+
+        Raises:
+            TrainingError: it does not start.
+        """
         if self.process is not None and self.process.poll() is None:
             return
-        self.rest = b""
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "rlkit.policy.reward_worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            start_new_session=True,
-        )
-        self._write(self.hello)
-        reply = self._read(START_SECONDS)
-        if reply is None or "error" in reply:
-            self.close()
-            raise TrainingError(f"reward: its worker does not start: {(reply or {}).get('error', 'no answer')}")
+        self.close()
+        with tempfile.TemporaryFile() as said:
+            self._spawn(said)
+            reply, why = self._ask(self.hello, START_SECONDS)
+            if reply is None or "error" in reply:
+                self.close()
+                why = why or (reply or {})["error"]
+                raise TrainingError(f"reward {self.name}: its worker does not start: {why}{_last_lines(said)}")
 
-    def _write(self, text: str) -> None:
+    def _spawn(self, said: IO[bytes]) -> None:
+        paths = [os.path.abspath(path) for path in sys.path]  # what a run can import, its rewards can, and no more
+        shown = os.dup(2)
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _COMMAND, str(shown), *paths],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                bufsize=0,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                pass_fds=(shown,),
+                start_new_session=True,
+            )
+        finally:
+            os.close(shown)
+        assert self.process.stdin is not None
+        os.set_blocking(self.process.stdin.fileno(), False)  # or a process that reads nothing would hold this one
+
+    def _ask(self, request: dict[str, Any], seconds: float) -> tuple[dict[str, Any] | None, str]:
+        """Return the reply to a request; None, and why, where there is none in time, or ever."""
+        assert self.process is not None
+        end = time.monotonic() + min(seconds, MOST_SECONDS)
+        try:
+            reply = self._read(end) if self._write((json.dumps(request) + "\n").encode(), end) else None
+        except (BrokenPipeError, ValueError):  # it is gone, or speaks no JSON
+            reply = None
+        if reply is not None:
+            return reply, ""
+        if time.monotonic() >= end:
+            return None, f"no answer within {seconds:g} seconds"
+        try:
+            return None, f"the process ended with code {self.process.wait(5.0)}"
+        except subprocess.TimeoutExpired:
+            return None, "its answer cannot be read"
+
+    def _write(self, data: bytes, end: float) -> bool:
+        """Write a request; False where it is not taken in time."""
         assert self.process is not None
         assert self.process.stdin is not None
-        self.process.stdin.write(text.encode())
-        self.process.stdin.flush()
+        stream, left = self.process.stdin.fileno(), memoryview(data)
+        while left:
+            if not _ready(stream, select.POLLOUT, end):
+                return False
+            left = left[os.write(stream, left[: 1 << 16]) :]
+        return True
 
-    def _read(self, seconds: float) -> dict[str, Any] | None:
-        """Return the next reply; None where there is none in time, or ever."""
+    def _read(self, end: float) -> dict[str, Any] | None:
+        """Return the next line as data; None where it does not end in time, or ever."""
         assert self.process is not None
         assert self.process.stdout is not None
-        end, stream = time.monotonic() + seconds, self.process.stdout.fileno()
-        while b"\n" not in self.rest:
-            ready, _, _ = select.select([stream], [], [], max(0.0, end - time.monotonic()))
-            data = os.read(stream, 1 << 16) if ready else b""
-            if not data:
+        stream, line = self.process.stdout.fileno(), bytearray()
+        while not line.endswith(b"\n"):
+            data = os.read(stream, 1 << 16) if _ready(stream, select.POLLIN, end) else b""
+            line += data
+            if not data or len(line) > MOST_BYTES:
                 return None
-            self.rest += data
-        line, _, self.rest = self.rest.partition(b"\n")
         return json.loads(line)
 
-    def close(self) -> None:
+    def kill(self) -> None:
         """Kill the process with all that it has started."""
-        if self.process is None:
+        if self.process is None or self.process.returncode is not None:
             return
+        for pid in _started_by(self.process.pid):  # in sessions of their own, they are not of its group
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         with suppress(ProcessLookupError):  # it may have ended by itself
             os.killpg(self.process.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """End the process, and what it has started; a later sample starts it again."""
+        if self.process is None:
+            return
+        self.kill()
         self.process.wait()
         for stream in (self.process.stdin, self.process.stdout):
-            with suppress(BrokenPipeError):  # what was not read can no longer be
-                if stream is not None:
-                    stream.close()
+            if stream is not None:
+                stream.close()
         self.process = None
+
+
+def _ready(stream: int, event: int, end: float) -> bool:
+    """Wait until a stream can be read or written, or has been closed; False where the time is up."""
+    poll = select.poll()
+    poll.register(stream, event)
+    left = end - time.monotonic()
+    return left > 0 and bool(poll.poll(1000 * left))
+
+
+def _started_by(pid: int) -> list[int]:
+    """Return the processes that one has started, and those that these have, as far as the system tells."""
+    found: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # it has ended meanwhile
+            found += [int(child) for child in path.read_text().split()]
+    return [*found, *(more for child in found for more in _started_by(child))]
+
+
+def _last_lines(said: IO[bytes]) -> str:
+    """Return the end of what a worker said, to be put behind a message."""
+    size = said.seek(0, os.SEEK_END)
+    said.seek(max(0, size - 4096))
+    lines = [line.strip() for line in said.read().decode("utf-8", "replace").splitlines()]
+    lines = [line for line in lines if line][-LAST_LINES:]
+    return f"; it said: {' | '.join(lines)}" if lines else ""
 
 
 def _plain(sample: Sample) -> dict[str, Any]:
@@ -146,14 +220,20 @@ class SupervisedReward(TextReward):
     def __init__(self, settings: Any, domain: Any) -> None:
         super().__init__(lambda samples: [outcome.score for outcome in self.judge(samples)], domain)
         self.settings = settings
+        self.workers = [Worker(settings) for _ in range(settings.workers)]
         self.idle: queue.Queue[Worker] = queue.Queue()
-        for _ in range(settings.workers):
-            self.idle.put(Worker(settings))
+        for worker in self.workers:
+            self.idle.put(worker)
 
     def judge(self, samples: Sequence[Sample]) -> list[Outcome]:
         """Score samples; one that has no score says why."""
         with ThreadPoolExecutor(self.settings.workers) as pool:
-            return list(pool.map(self._one, samples))
+            try:
+                return list(pool.map(self._one, samples))
+            except BaseException:  # also Ctrl-C: what still runs is not waited for
+                for worker in self.workers:
+                    worker.kill()
+                raise
 
     def _one(self, sample: Sample) -> Outcome:
         worker = self.idle.get()
@@ -164,7 +244,7 @@ class SupervisedReward(TextReward):
 
     def close(self) -> None:
         """End the workers."""
-        for worker in list(self.idle.queue):
+        for worker in self.workers:
             worker.close()
 
 
@@ -202,7 +282,7 @@ def within(seconds: float, name: str, call: Callable[[], Value]) -> Value:
     """
     found: queue.Queue[tuple[bool, Any]] = queue.Queue()
     _calls().put((call, found))
-    seconds = max(seconds, LEAST_CALL_SECONDS)
+    seconds = min(max(seconds, LEAST_CALL_SECONDS), MOST_SECONDS)
     try:
         good, value = found.get(timeout=seconds)
     except queue.Empty:

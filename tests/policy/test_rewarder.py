@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 
 from rlkit.config.algorithms import SkipSolvedSettings
 from rlkit.config.rewards import RewardSettings
+from rlkit.config.verifiers import PythonSettings
 from rlkit.errors import TrainingError
 from rlkit.models.tokenizer import byte_tokenizer
 from rlkit.plugins import load_plugins
@@ -25,7 +27,7 @@ from rlkit.policy.pass_rates import PassRates
 from rlkit.policy.rewarder import Rewarder, Spent, WeightedReward
 from rlkit.policy.rollouts import Rollouts, concat
 from rlkit.policy.supervised import SupervisedReward, within
-from rlkit.policy.text_rewards import Sample, TextReward
+from rlkit.policy.text_rewards import MAX_REASON, Sample, TextReward
 from rlkit.records import Prompt, Source
 
 TOKENIZER = byte_tokenizer()
@@ -185,6 +187,7 @@ import os, sys, time
 from typing import ClassVar, Literal
 from rlkit.component import Component
 from rlkit.config.rewards import RewardSettings
+from rlkit.config.verifiers import PythonSettings
 from rlkit.hookspecs import hookimpl
 from rlkit.policy.text_rewards import TextReward
 
@@ -205,7 +208,12 @@ def moody(settings, domain):
         if word == "spawn":
             import subprocess
             subprocess.Popen(["sleep", "61"])
+            subprocess.Popen(["sleep", "62"], start_new_session=True)
             time.sleep(60)
+        if word == "read":
+            return [float(len(sys.stdin.read()))]
+        if word == "shout":
+            raise ValueError("x" * 100_000_000)
         print("not a reply")
         return [float(os.getpid()) if word == "pid__" else float(len(samples[0].context or ""))]
     return TextReward(score, domain)
@@ -265,7 +273,31 @@ def test_a_bad_sample_says_why_and_the_next_one_is_scored(moody: SupervisedRewar
 def test_what_a_killed_reward_has_started_is_killed_with_it(moody: SupervisedReward) -> None:
     said(moody, "spawn")
     commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
-    assert b"sleep\x0061\x00" not in commands
+    assert not {b"sleep\x0061\x00", b"sleep\x0062\x00"} & {*commands}
+
+
+def test_a_reward_finds_no_input_and_its_longest_message_is_cut(moody: SupervisedReward) -> None:
+    assert said(moody, "read").score == 0.0
+    assert len(said(moody, "shout").error) == MAX_REASON
+
+
+def test_a_worker_that_does_not_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("import os\ndef reward(completion):\n    return 1\nos.write(2, b'no licence')\nos._exit(3)\n")
+    (tmp_path / "queue.py").write_text("raise ImportError('a file of the user is not that module')\n")
+    monkeypatch.chdir(tmp_path)
+    reward = SupervisedReward(PythonSettings(file="mine.py"), None)
+    why = "reward python: its worker does not start: the process ended with code "
+    with pytest.raises(TrainingError, match=f"{why}3; it said: no licence$"):
+        said(reward, "a")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(TrainingError, match=f"{why}1"):
+        said(reward, "a")
+    assert reward.workers[0].process is None
+
+
+def test_a_deadline_longer_than_the_system_can_wait_is_one() -> None:
+    assert within(1e300, "patient", lambda: 1) == 1
 
 
 def test_one_bad_sample_costs_itself_alone(moody: SupervisedReward) -> None:
