@@ -123,6 +123,25 @@ def test_answers_are_matched_where_the_data_has_them(tmp_path, verb):
     assert found.stages["evaluate"].chat.rewards == ()
 
 
+VERIFIABLE = {
+    "math": {"question": "1 + 1?", "answer": "One and one.\n#### 2"},
+    "code": {
+        "task_id": "a/0",
+        "prompt": "def f(): ",
+        "entry_point": "f",
+        "canonical_solution": "return 1\n",
+        "test": "assert f() == 1",
+    },
+}
+
+
+@pytest.mark.parametrize("reward", VERIFIABLE)
+def test_data_that_can_be_verified_is_verified(tmp_path, reward):
+    found = recipe("grpo", data=write(tmp_path / "rows.jsonl", [VERIFIABLE[reward]]))
+    assert rewards(found, "grpo") == [reward]
+    assert [part.type for part in found.stages["evaluate"].chat.rewards] == [reward]
+
+
 @pytest.mark.parametrize("verb", ["ppo", "grpo"])
 def test_preferences_train_a_reward_model_first_and_their_prompts_are_the_prompts(tmp_path, verb):
     rows = write(tmp_path / "rows.jsonl", PAIRS)

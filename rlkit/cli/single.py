@@ -77,6 +77,13 @@ PROCESS = Verb(
 REWARD_STAGE = "reward_model"
 """The stage that a rewarded verb puts before its own where nothing but preferences says what is good."""
 _OF_THE_STAGE = ("algorithm", "train", "start_from", "device")
+_VERIFIED = {"gsm8k": "math", "humaneval": "code"}
+"""What verifies answers to data of a format."""
+_TOLD = {
+    "exact_match": "exact match with the data's answers",
+    "math": "the value of the data's answers",
+    "code": "the data's tests, run in a sandbox",
+}
 _HF_DATASET = ("dataset_info.json", "dataset_dict.json", "state.json")
 _LONG_HELP = """{help}
 
@@ -228,7 +235,7 @@ def _chat(verb: Verb, data: Path | None, reward_model: Path | None, own_rewards:
     if verb.rewarded and not own_rewards:
         reward = _reward(data, reward_model)
         algorithm["rewards"] = [reward]
-        if reward["type"] == "model":
+        if reward["type"] != "exact_match":  # which an evaluation measures anyway
             evaluate["chat"] = {"rewards": [reward]}
         if "stage" in reward:
             source, stages[REWARD_STAGE] = "preferences", {"algorithm": {"type": "reward_model"}}
@@ -252,6 +259,8 @@ def _reward(data: Path | None, reward_model: Path | None) -> dict[str, Any]:
     if data is None:
         return {"type": "model", "stage": REWARD_STAGE}
     name, first = _look(data)
+    if name in _VERIFIED:
+        return {"type": _VERIFIED[name]}
     if name == "prompts" and any(row.get("answer") for row in first):
         return {"type": "exact_match"}
     if "preferences" in FORMATS[name].gives:
@@ -317,7 +326,7 @@ def _told(verb: Verb, tree: dict[str, Any], data: Path | None) -> Iterator[str]:
     if data is None and verb.generated:
         yield "data: generated arithmetic (choose yours with --data)"
     for reward in tree["stages"][verb.algorithm]["algorithm"].get("rewards") or ():
-        if reward["type"] == "exact_match":
-            yield "reward: exact match with the data's answers (choose a model with --reward-model)"
+        if reward["type"] in _TOLD:
+            yield f"reward: {_TOLD[reward['type']]} (choose a model with --reward-model)"
         elif reward.get("stage") == REWARD_STAGE:
             yield "reward: a reward model, trained first on the preferences (choose one with --reward-model)"
