@@ -1,5 +1,6 @@
 """The recipes with verifiable rewards, the tasks that they generate, and the pages that explain them."""
 
+import json
 import re
 import shlex
 from collections import Counter
@@ -69,6 +70,15 @@ def test_every_recipe_has_a_command_in_its_header() -> None:
 def test_the_math_recipe_is_measured_by_what_it_learns_from() -> None:
     stages = load_recipe(ROOT / "recipes" / "chat_math_grpo.yaml").recipe.stages
     assert [reward.type for reward in stages["evaluate"].chat.rewards] == ["math"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+def test_the_math_recipe_learns_arithmetic(tmp_path: Path) -> None:
+    run(load_recipe(ROOT / "recipes" / "chat_math_grpo.yaml", ["engine.threads=1"]), tmp_path / "run")
+    rows = json.loads((tmp_path / "run" / "evaluate" / "eval.json").read_text())["rows"]
+    passed = {row["name"]: row["metrics"].get("sampled/pass@1/math") for row in rows}
+    assert 0.3 <= passed["sft"] <= 0.6
+    assert passed["grpo"] >= 0.9
 
 
 def test_the_sales_recipe_weighs_what_it_says() -> None:
