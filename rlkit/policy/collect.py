@@ -151,10 +151,13 @@ class Collector:
 
     @torch.no_grad()
     def validate(self, lm: Any) -> dict[str, float]:
-        """Return the mean reward of valid prompts, 0 where none could be scored, and the domain's own metrics."""
+        """Return the mean reward of valid prompts, and the domain's own metrics.
+
+        NaN where none could be scored: such a look never wins, also where rewards are negative.
+        """
         rollouts = self._complete(lm, self.valid, ("valid",), {"rollout": 0.0, "reward": 0.0})
         present = rollouts.present
-        found = {"reward": float(rollouts.plain.masked_fill(~present, 0.0).sum() / present.sum().clamp_min(1))}
+        found = {"reward": float(rollouts.plain.masked_fill(~present, 0.0).sum() / present.sum())}
         mine = self._share(self.valid)
         values = self.domain.validate(lm, self.tokenizer, mine, self.settings.validate_on, self.device)
         parts = _gather({name: torch.as_tensor(value, dtype=torch.float64) for name, value in values.items()})

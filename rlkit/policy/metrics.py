@@ -27,10 +27,12 @@ def rollout_metrics(rollouts: Rollouts) -> dict[str, float]:
     def mean(values: Tensor) -> float:
         return float(values.masked_fill(~present, 0.0).sum() / count)
 
+    some = present.any(-1)  # groups of which nothing could be scored have no spread
+    mean_std = float(_group_std(rollouts.plain, present)[some].mean()) if some.any() else 0.0
     metrics = {
         "reward": mean(rollouts.plain),
         "reward_spread": float(rollouts.plain[present].std(correction=0)) if present.any() else 0.0,
-        "reward_std": float(_group_std(rollouts.plain, present).mean()),
+        "reward_std": mean_std,
         "completion_length": float(mask.sum() / count),
         "truncated": mean(rollouts.truncated.float()),
         **_diversity(rollouts),
@@ -64,9 +66,9 @@ def _diversity(rollouts: Rollouts) -> dict[str, float]:
 
 
 def sample_rows(rollouts: Rollouts, tokenizer: Any, count: int) -> list[dict[str, Any]]:
-    """Return rows for samples.jsonl: of each of the first prompts its best and its worst completion."""
+    """Return rows for samples.jsonl: of each of the first prompts its best and its worst completion, if it has any."""
     rows = []
-    for index in range(min(count, len(rollouts.prompts))):
+    for index in rollouts.present.any(-1).nonzero()[:count, 0].tolist():
         rewards = rollouts.rewards[index].masked_fill(~rollouts.present[index], torch.nan)
         chosen = {int(rewards.nan_to_num(-torch.inf).argmax()), int(rewards.nan_to_num(torch.inf).argmin())}
         for place in sorted(chosen):

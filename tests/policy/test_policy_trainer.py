@@ -260,7 +260,17 @@ def test_a_rollout_without_any_score_ends_the_run_and_says_where_to_look(tmp_pat
     built = failing(tmp_path, 100, zero_signal="refill", max_refills=1)
     with pytest.raises(TrainingError, match=r"none of \d+ completions could be scored; see quarantine\.jsonl"):
         built.collector.collect(built.model.lm, 0, 0, 4)
-    assert built.collector.validate(built.model.lm)["reward"] == 0.0
+    assert math.isnan(built.collector.validate(built.model.lm)["reward"])
+
+
+def test_a_look_without_any_score_is_never_the_best_one(tmp_path: Path) -> None:
+    asked = {"select_by": "reward", "every_steps": 4}
+    built = trainer(tmp_path, train={"max_steps": 12, "batch_size": 16}, validate_on=asked, updates_epochs=1)
+    built.args.eval_on_start, looks = True, {0: math.nan, 4: -2.0, 8: math.nan, 12: -3.0}
+    built.evaluate = lambda *args, **kwargs: {"eval_reward": looks[built.state.global_step]}  # type: ignore[method-assign]
+    built.train()
+    assert built.state.best_metric == -2.0
+    assert str(built.state.best_model_checkpoint).endswith("checkpoint-4")
 
 
 def test_training_stops_after_as_many_looks_without_a_better_one_as_the_patience_allows(tmp_path: Path) -> None:
