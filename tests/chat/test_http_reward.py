@@ -239,3 +239,62 @@ def test_a_redirect_is_not_followed_and_takes_the_secret_nowhere(
 def test_settings_that_cannot_work_are_refused(values: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValidationError, match=problem):
         HttpSettings(**values)
+
+
+def test_a_server_that_drips_its_headers_runs_into_the_time_out(server: Server) -> None:
+    done = threading.Event()
+
+    def drip() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            ports.append(listening.getsockname()[1])
+            ready.set()
+            connection, _ = listening.accept()
+            with connection:
+                while not done.wait(0.05):
+                    connection.sendall(b"H")
+
+    ports: list[int] = []
+    ready = threading.Event()
+    thread = threading.Thread(target=drip)
+    thread.start()
+    ready.wait(10)
+    started = time.monotonic()
+    settings = HttpSettings(url=f"http://127.0.0.1:{ports[0]}/", request_seconds=0.3, retries=0)
+    (outcome,) = HttpReward(settings, None).judge(SAMPLES[:1])
+    done.set()
+    thread.join()
+    assert outcome.error == "timed out: no whole reply within 0.3 seconds"
+    assert time.monotonic() - started < 10
+
+
+def test_a_number_too_large_for_a_score_is_said(server: Server) -> None:
+    server.reply = lambda samples: (200, b'{"scores": [1' + b"0" * 400 + b"]}")
+    with pytest.raises(TrainingError, match="with 1 numbers, and parts of as many, got"):
+        reward(server).judge(SAMPLES[:1])
+
+
+def test_a_secret_that_no_header_can_hold_is_not_shown(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN", "one\ntwo")
+    with pytest.raises(TrainingError, match="the request cannot be written; look for letters beyond ASCII") as error:
+        reward(server, auth_env="TOKEN").judge(SAMPLES[:1])
+    assert "two" not in str(error.value)
+    assert error.value.__suppress_context__
+
+
+def test_the_end_of_a_process_does_not_wait_for_requests(server: Server) -> None:
+    done, asked, before = threading.Event(), threading.Event(), {*threading.enumerate()}
+
+    def reply(samples: list[dict[str, Any]]) -> tuple[int, Any]:
+        asked.set()
+        done.wait(20)
+        return lengths(samples)
+
+    server.reply = reply
+    call = threading.Thread(target=lambda: reward(server, batch_size=1, parallel=2).judge(SAMPLES), daemon=True)
+    call.start()
+    asked.wait(20)
+    started = {*threading.enumerate()} - before
+    assert len(started) >= 3
+    assert all(thread.daemon for thread in started), "those of a pool would be waited for"
+    done.set()
+    call.join(20)

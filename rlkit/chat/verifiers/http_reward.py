@@ -9,10 +9,11 @@ import json
 import logging
 import math
 import os
+import queue
+import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from http.client import HTTPException
 from typing import Any
@@ -29,6 +30,10 @@ AGAIN = (408, 425, 429)
 MAX_WAIT_SECONDS = 60.0
 MAX_BYTES = 64 * 2**20
 """Of a reply."""
+
+
+MOST = 1e38
+"""A score is a number of 32 bits; what is larger, or NaN, is none."""
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -69,15 +74,16 @@ class HttpReward(TextReward):
         """
         size = self.settings.batch_size
         batches = [samples[start : start + size] for start in range(0, len(samples), size)]
-        with ThreadPoolExecutor(self.settings.parallel) as pool:
-            return [outcome for found in pool.map(self._batch, batches) for outcome in found]
+        found = _each(self._batch, batches, self.settings.parallel)
+        return [outcome for outcomes in found for outcome in outcomes]
 
     def _batch(self, samples: Sequence[Sample]) -> list[Outcome]:
         body = json.dumps({"samples": [_plain(sample) for sample in samples]}, default=str).encode()
         started = time.monotonic()
         for last, wait in _waits(self.settings):
             try:
-                return _outcomes(self._ask(body), len(samples), time.monotonic() - started)
+                reply = _within(self.settings.request_seconds, lambda: self._ask(body))
+                return _outcomes(reply, len(samples), time.monotonic() - started)
             except _Failed as failed:
                 if last:
                     logger.warning("reward http: %s: %s; %d samples have no score", self.url, failed, len(samples))
@@ -109,10 +115,73 @@ class HttpReward(TextReward):
             raise _refused(error, self.url) from error
         except (OSError, HTTPException) as error:
             raise _Failed(f"{type(error).__name__}: {error}") from error
+        except ValueError:  # not its text, which may hold the secret
+            raise TrainingError(
+                f"reward http: {self.url}: the request cannot be written; look for letters beyond ASCII, or line "
+                "breaks, in the url and in the secret"
+            ) from None
         try:
             return json.loads(data)
         except (ValueError, RecursionError) as error:
             raise TrainingError(f"reward http: {self.url}: the reply is not JSON: {error}; mend the server") from error
+
+
+def _each(call: Callable[[Any], Any], items: Sequence[Any], threads: int) -> list[Any]:
+    """Return what a function makes of each item, a few at a time; the first error ends it.
+
+    Unlike those of a pool, its threads are not waited for where the process ends, by Ctrl-C or by an error.
+    """
+    todo: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+    done: queue.SimpleQueue[tuple[int, Any, BaseException | None]] = queue.SimpleQueue()
+    stop = threading.Event()
+    for item in enumerate(items):
+        todo.put(item)
+
+    def work() -> None:
+        with suppress(queue.Empty):
+            while not stop.is_set():
+                index, item = todo.get_nowait()
+                try:
+                    done.put((index, call(item), None))
+                except BaseException as error:  # handed to the caller, whatever it is
+                    done.put((index, None, error))
+
+    for _ in range(min(threads, len(items))):
+        threading.Thread(target=work, daemon=True).start()
+    found: dict[int, Any] = {}
+    try:
+        while len(found) < len(items):
+            index, value, error = done.get()
+            if error is not None:
+                raise error
+            found[index] = value
+    finally:
+        stop.set()
+    return [found[index] for index in range(len(items))]
+
+
+def _within(seconds: float, call: Callable[[], Any]) -> Any:
+    """Return what a call returns; a socket's own time-out does not end where a server drips byte by byte.
+
+    Raises:
+        _Failed: it takes too long; its thread goes on until the server ends.
+    """
+    found: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            found.put((call(), None))
+        except BaseException as error:  # as above
+            found.put((None, error))
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        value, error = found.get(timeout=min(seconds, threading.TIMEOUT_MAX))
+    except queue.Empty:
+        raise _Failed(f"timed out: no whole reply within {seconds:g} seconds") from None
+    if error is not None:
+        raise error
+    return value
 
 
 def _waits(settings: HttpSettings) -> Iterator[tuple[bool, float]]:
@@ -197,7 +266,7 @@ def _fits(values: Any, count: int) -> bool:
         isinstance(values, list)
         and len(values) == count
         and all(
-            value is None or (isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value))
+            value is None or (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MOST)
             for value in values
         )
     )
