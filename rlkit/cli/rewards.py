@@ -61,10 +61,16 @@ def score(
     """
     settings = reward_settings(reward, overrides or [])
     _refuse(settings, data, out)
-    from rlkit.reward_models.score_file import read_rows, score_rows, summary, write_rows
+    from rlkit.policy.supervised import close_rewards
+    from rlkit.reward_models.score_file import check_place, read_rows, score_rows, summary, write_rows
 
     rows = read_rows(data)
-    scored = score_rows(_scorer(settings, len(rows), device), rows, rendered)
+    check_place(out)
+    scorer = _scorer(settings, len(rows), device)
+    try:
+        scored = score_rows(scorer, settings, rows, rendered)
+    finally:
+        close_rewards([scorer])
     write_rows(out, scored)
     typer.echo(f"{reward}: {summary(scored)}; {out}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlkit.errors import DataError, RlkitError, TrainingError
+from rlkit.policy.supervised import judge
 from rlkit.policy.text_rewards import Sample
 
 SHOWN = 20
@@ -111,19 +113,22 @@ def parts(rows: Sequence[dict[str, Any]], render: Callable[[list[dict[str, str]]
     return found
 
 
-def score_rows(reward: Any, rows: Sequence[dict[str, Any]], rendered: bool = False) -> list[dict[str, Any]]:
-    """Return the rows with their scores.
+def score_rows(
+    reward: Any, settings: Any, rows: Sequence[dict[str, Any]], rendered: bool = False
+) -> list[dict[str, Any]]:
+    """Return the rows with their scores, under the deadline of the reward's settings as in a run.
 
     Args:
         reward: has ``judge(samples)``; where it has ``render(messages)`` too, that makes the prompts.
+        settings: the reward's.
         rows: as read.
         rendered: prompts are rendered already.
 
     Raises:
-        TrainingError: the reward gives another number of scores, or an infinite one.
+        TrainingError: the reward gives another number of scores, or an infinite one, or does not end.
     """
     todo = parts(rows, None if rendered else getattr(reward, "render", None))
-    outcomes = reward.judge([part.sample for part in todo])
+    outcomes = judge(reward, settings.type, settings, [part.sample for part in todo])
     if len(outcomes) != len(todo):
         raise TrainingError(f"reward: {len(outcomes)} scores for {len(todo)} completions; look at the reward's code")
     result = [dict(row) for row in rows]
@@ -145,14 +150,42 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     Raises:
         RlkitError: the place cannot be written to.
     """
-    partial = path.with_name(path.name + ".partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        os.replace(partial, path)
+        with _partial(path).open("w", encoding="utf-8") as file:
+            file.writelines(_line(row) + "\n" for row in rows)
+        os.replace(_partial(path), path)
     except OSError as error:
-        raise RlkitError(f"{path}: cannot be written: {error.strerror}; choose another --out") from error
+        raise _unwritable(path, error) from error
+
+
+def _line(row: dict[str, Any]) -> str:
+    """Return a row as JSON; what UTF-8 cannot hold, such as half a surrogate pair, stays escaped."""
+    text = json.dumps(row, ensure_ascii=False)
+    return text if text.isascii() or text.encode("utf-8", "replace").decode("utf-8") == text else json.dumps(row)
+
+
+def check_place(path: Path) -> None:
+    """Make the folder of a file and see whether it can be written, before hours are spent on what goes there.
+
+    Raises:
+        RlkitError: it cannot.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _partial(path).touch()
+        _partial(path).unlink()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + ".partial")
+
+
+def _unwritable(path: Path, error: OSError) -> RlkitError:
+    return RlkitError(f"{path}: cannot be written: {error.strerror}; choose another --out")
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from preference_pairs import PairsDomain, reward_folder
@@ -159,13 +161,55 @@ def test_a_reward_that_scores_rollouts_only_is_named(rlkit_, tmp_path: Path, mon
 
 
 def test_scores_that_are_missing_or_no_numbers_are_refused() -> None:
-    rows = [{"prompt": "a", "completion": "b"}] * 2
+    rows, settings = [{"prompt": "a", "completion": "b"}] * 2, ExactMatchSettings()
     with pytest.raises(TrainingError, match="1 scores for 2 completions"):
-        score_rows(TextReward(lambda samples: [1.0], None), rows)
+        score_rows(TextReward(lambda samples: [1.0], None), settings, rows)
     with pytest.raises(TrainingError, match="row 2 has a score of inf"):
-        score_rows(TextReward(lambda samples: [1.0, float("inf")], None), rows)
-    found = score_rows(TextReward(lambda samples: [1.0, float("nan")], None), rows)
+        score_rows(TextReward(lambda samples: [1.0, float("inf")], None), settings, rows)
+    found = score_rows(TextReward(lambda samples: [1.0, float("nan")], None), settings, rows)
     assert [(row["score"], row["error"]) for row in found] == [(1.0, ""), (None, "the reward gave no score")]
+
+
+def test_a_reward_that_does_not_end_ends_the_scoring(monkeypatch) -> None:
+    monkeypatch.setattr("rlkit.policy.supervised.LEAST_CALL_SECONDS", 0.2)
+    slow = TextReward(lambda samples: [threading.Event().wait()], None)
+    with pytest.raises(TrainingError, match=r"reward exact_match: no answer within 0\.2 seconds"):
+        score_rows(slow, ExactMatchSettings(timeout_seconds=0.1), [{"prompt": "a", "completion": "b"}])
+
+
+class Closing(TextReward):
+    """Raises what the user has to mend, and knows whether it was closed."""
+
+    closed: ClassVar[list[bool]] = []
+
+    def __init__(self, settings, domain) -> None:
+        super().__init__(self._raise, domain)
+
+    def _raise(self, samples):
+        raise DataError("rows.jsonl:1: no answer")
+
+    def close(self) -> None:
+        self.closed.append(True)
+
+
+def test_a_reward_is_closed_when_scoring_fails_and_no_place_is_found_out_too_late(
+    rlkit_, tmp_path, monkeypatch
+) -> None:
+    entries = {("reward", "exact_match"): (Component(ExactMatchSettings, Closing), Origin("tests", "1"))}
+    monkeypatch.setattr("rlkit.plugins.load_plugins", lambda: Registry(entries))
+    data = write(tmp_path / "rows.jsonl", {"prompt": "a", "completion": "b"})
+    code, _, said = rlkit_("score", "exact_match", "--data", data, "--out", tmp_path)
+    assert (code, Closing.closed) == (2, [])
+    assert f"{tmp_path}: cannot be written: it is a folder; choose another --out" in said
+    code, _, said = rlkit_("score", "exact_match", "--data", data, "--out", "o.jsonl")
+    assert (code, Closing.closed) == (2, [True])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.jsonl"]
+
+
+def test_half_a_character_in_a_row_is_kept(rlkit_, tmp_path: Path) -> None:
+    data = write(tmp_path / "rows.jsonl", {"prompt": "a", "completion": "\ud83d \u00e9", "answer": "b"})
+    assert rlkit_("score", "exact_match", "--data", data, "--out", "o.jsonl")[0] == 0
+    assert json.loads((tmp_path / "o.jsonl").read_text())["completion"] == "\ud83d \u00e9"
 
 
 def test_rewards_are_listed_with_their_domains(rlkit_) -> None:
