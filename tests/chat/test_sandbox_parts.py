@@ -69,9 +69,9 @@ def test_a_message_that_does_not_fit_is_not_sent() -> None:
         frames.pack({"value": "x" * (8 << 20)})
 
 
-def judged(program: bytes, architecture: int, number: int, first: int = 0) -> int:
+def judged(program: bytes, architecture: int, number: int, first: int = 0, second: int = 0) -> int:
     """Run a filter as the kernel would (seccomp's part of classic BPF); return its verdict."""
-    data = struct.pack("<IIQQ", number, architecture, 0, first)
+    data = struct.pack("<IIQQQ", number, architecture, 0, first, second)
     place, accumulator = 0, 0
     while True:
         code, yes, no, value = struct.unpack_from("=HBBI", program, 8 * place)
@@ -109,6 +109,11 @@ def test_the_filter_denies_what_it_must_and_nothing_that_python_needs(
     assert judged(program, architecture, calls["kill"], first=77) == allow
     for other in (76, 0, 2**64 - 1):
         assert judged(program, architecture, calls["kill"], first=other) == deny
+    fcntl, ioctl, chmod = {"x86_64": (72, 16, 91), "aarch64": (25, 29, 52)}[machine]
+    for call, command, verdict in ((fcntl, 8, deny), (fcntl, 3, allow), (ioctl, 0x8901, deny), (ioctl, 0x5401, allow)):
+        assert judged(program, architecture, call, second=command) == verdict
+    assert judged(program, architecture, chmod) == deny
+    assert judged(syscall_filter.program(machine, 77, attributes=True), architecture, chmod) == allow
     assert judged(program, 0x40000003, 1) == syscall_filter.KILL  # the calls of 32-bit programs
     assert judged(program, architecture, 0x40000000 + 41) == syscall_filter.ENOSYS  # x32
     assert judged(program, architecture, 500) == syscall_filter.ENOSYS  # newer than the list

@@ -45,6 +45,8 @@ def build(root: str) -> None:
         os.makedirs(os.path.dirname(root + path), 0o755, exist_ok=True)
         Path(root + path).touch()
         kernel.mount(path, root + path, "", kernel.MS_BIND)
+        kept = os.statvfs(path).f_flag & (kernel.MS_NOSUID | kernel.MS_NOEXEC)
+        kernel.mount("", root + path, "", kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kept)  # its mode, say
     for path in ("/lib", "/lib64"):
         if os.path.islink(path):
             os.symlink(os.path.realpath(path), root + path)

@@ -42,7 +42,7 @@ def confine(order: Mapping[str, Any], folder: str) -> None:
     if "landlock" in layers:
         landlock.confine(box.libraries(), box.DEVICES, folder)
     if "filter" in layers:
-        syscall_filter.install()
+        syscall_filter.install(attributes=bool({"box", "user"} & {*layers}))  # else they are those of the user's files
 
 
 def limit(memory_mb: int, seconds: int, processes: int) -> None:

@@ -31,7 +31,9 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     "ioprio_set": (251, 30), "migrate_pages": (256, 238), "move_pages": (279, 239),
     # memory that no limit counts, and memory that outlives its process
     "memfd_create": (319, 279), "memfd_secret": (447, 447), "shmget": (29, 194), "shmat": (30, 196),
-    "shmctl": (31, 195), "msgget": (68, 186), "semget": (64, 190), "mq_open": (240, 180),
+    "shmctl": (31, 195), "msgget": (68, 186), "msgsnd": (69, 189), "msgrcv": (70, 188), "msgctl": (71, 187),
+    "semget": (64, 190), "semop": (65, 193), "semtimedop": (220, 192), "semctl": (66, 191), "mq_open": (240, 180),
+    "mq_unlink": (241, 181),
     # file systems and namespaces
     "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51), "move_mount": (429, 429),
     "open_tree": (428, 428), "fsopen": (430, 430), "fsconfig": (431, 431), "fsmount": (432, 432),
@@ -50,15 +52,30 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     "clock_settime": (227, 112), "clock_adjtime": (305, 266), "adjtimex": (159, 171), "vhangup": (153, 58),
     "sethostname": (170, 161), "setdomainname": (171, 162),
 }  # fmt: skip
+ATTRIBUTES: dict[str, tuple[int | None, int | None]] = {
+    "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "chown": (92, None), "lchown": (94, None),
+    "fchown": (93, 55), "fchownat": (260, 54), "utime": (132, None), "utimes": (235, None), "futimesat": (261, None),
+    "utimensat": (280, 88), "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7),
+    "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16), "truncate": (76, 45),
+}  # fmt: skip
+"""What Landlock does not see: modes, owners, times and attributes of any file of the user (and, before its version 3,
+their length)."""
 ARGUED = {"clone": (56, 220), "clone3": (435, 435), "kill": (62, 129), "tgkill": (234, 131), "prlimit64": (302, 261),
-          "prctl": (157, 167)}  # fmt: skip
+          "prctl": (157, 167), "fcntl": (72, 25), "ioctl": (16, 29)}  # fmt: skip
+SIGNAL_OTHERS = (8, 10, 15, 0x8901, 0x8902)
+"""F_SETOWN, F_SETSIG, F_SETOWN_EX, FIOSETOWN, SIOCSPGRP: who gets which signal when a descriptor is ready."""
 FIRST_UNKNOWN = 451
 X32 = 0x40000000
 CLONE_THREAD = 0x00010000
 
 ALLOW, KILL, EPERM, ENOSYS = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026
 LOAD, RETURN, IF_EQUAL, IF_AT_LEAST, IF_BITS = 0x20, 0x06, 0x15, 0x35, 0x45
-NUMBER, ARCHITECTURE, FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data; the low half, little endian
+NUMBER, ARCHITECTURE, FIRST_ARGUMENT, SECOND_ARGUMENT = (
+    0,
+    4,
+    16,
+    24,
+)  # offsets in struct seccomp_data; the low half, little endian
 
 
 def _do(code: int, value: int, yes: int = 0, no: int = 0) -> bytes:
@@ -70,18 +87,19 @@ def _where(number: int, block: bytes) -> bytes:
     return _do(IF_EQUAL, number, 0, len(block) // 8) + block
 
 
-def _when_first(values: tuple[int, ...], then: int, otherwise: int) -> bytes:
-    """Return a block that judges by the first argument."""
+def _when(argument: int, values: tuple[int, ...], then: int, otherwise: int) -> bytes:
+    """Return a block that judges by the lower half of an argument, which is all that these calls look at."""
     tests = b"".join(_do(IF_EQUAL, value, 0, 1) + _do(RETURN, then) for value in values)
-    return _do(LOAD, FIRST_ARGUMENT) + tests + _do(RETURN, otherwise)
+    return _do(LOAD, argument) + tests + _do(RETURN, otherwise)
 
 
-def program(machine: str, pid: int) -> bytes:
+def program(machine: str, pid: int, attributes: bool = False) -> bytes:
     """Return the filter as BPF.
 
     Args:
         machine: as ``os.uname()`` names it.
         pid: the process that the filter is for; it may signal itself only.
+        attributes: whether it may change modes, owners and times of files.
 
     Raises:
         OSError: there is no table for this machine.
@@ -90,7 +108,7 @@ def program(machine: str, pid: int) -> bytes:
         raise OSError(f"seccomp: no table of system calls for {machine}")
     architecture, column = ARCHITECTURES[machine]
     number = {name: row[column] for name, row in ARGUED.items()}
-    denied = [row[column] for row in DENIED.values()]
+    denied = [row[column] for row in (DENIED if attributes else DENIED | ATTRIBUTES).values()]
     threads_only = _do(LOAD, FIRST_ARGUMENT) + _do(IF_BITS, CLONE_THREAD, 0, 1) + _do(RETURN, ALLOW)
     return b"".join(
         (
@@ -101,19 +119,25 @@ def program(machine: str, pid: int) -> bytes:
             *(_where(call, _do(RETURN, EPERM)) for call in denied if call is not None),
             _where(number["clone3"], _do(RETURN, ENOSYS)),  # its flags lie in memory; libraries fall back to clone
             _where(number["clone"], threads_only + _do(RETURN, EPERM)),
-            _where(number["kill"], _when_first((pid,), ALLOW, EPERM)),
-            _where(number["tgkill"], _when_first((pid,), ALLOW, EPERM)),
-            _where(number["prlimit64"], _when_first((0, pid), ALLOW, EPERM)),
-            _where(number["prctl"], _when_first((kernel.PR_SET_PDEATHSIG, kernel.PR_SET_DUMPABLE), EPERM, ALLOW)),
+            _where(number["kill"], _when(FIRST_ARGUMENT, (pid,), ALLOW, EPERM)),
+            _where(number["tgkill"], _when(FIRST_ARGUMENT, (pid,), ALLOW, EPERM)),
+            _where(number["prlimit64"], _when(FIRST_ARGUMENT, (0, pid), ALLOW, EPERM)),
+            _where(
+                number["prctl"], _when(FIRST_ARGUMENT, (kernel.PR_SET_PDEATHSIG, kernel.PR_SET_DUMPABLE), EPERM, ALLOW)
+            ),
+            *(_where(number[call], _when(SECOND_ARGUMENT, SIGNAL_OTHERS, EPERM, ALLOW)) for call in ("fcntl", "ioctl")),
             _do(RETURN, ALLOW),
         )
     )
 
 
-def install() -> None:
+def install(attributes: bool = False) -> None:
     """Put the filter on the calling process; it needs no_new_privs.
+
+    Args:
+        attributes: whether it may change modes, owners and times of files.
 
     Raises:
         OSError: the kernel or the machine has none.
     """
-    kernel.set_filter(program(os.uname().machine, os.getpid()))
+    kernel.set_filter(program(os.uname().machine, os.getpid(), attributes))
