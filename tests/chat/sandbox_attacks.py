@@ -96,6 +96,21 @@ FORGED = [
            "            if hasattr(module, part): setattr(module, part, lambda *a: {'passed': ''})\n" + HONEST_LOOKING,
            kinds=("error",)),
     Attack("raises AssertionError", "def f(x):\n    raise AssertionError"),
+    Attack("ends the loops of its tests",
+           "class Stop(StopIteration): pass\ndef f(x):\n    raise Stop if x == 1 else StopIteration",
+           ("for got, wanted in zip(map(f, [1, 2]), [7391, 48213]):\n    assert got == wanted",
+            "assert all(map(lambda x: f(x) == 7391, [2, 1]))")),
+    Attack("ends the asynchronous loops of its tests", "def f(x):\n    raise StopAsyncIteration",
+           ("import asyncio\nclass Results:\n    __aiter__ = lambda self: self\n    async def __anext__(self): "
+            "return f(1)\nasync def main():\n    async for result in Results(): assert result == 7391\n"
+            "asyncio.run(main())",)),
+    Attack("returns texts, dicts and lists with methods of their own",
+           "class S(str):\n    __eq__ = lambda s, o: True\n    __str__ = lambda s: s\n    __hash__ = None\n"
+           "class D(dict):\n    items = lambda s: [(S('a'), S('b'))]\nclass L(list):\n"
+           "    __iter__ = lambda s: iter([D()])\ndef f(x):\n    return L()"),
+    Attack("raises what lies about its class and its arguments",
+           "class M(type):\n    __name__ = property(lambda c: 1 / 0)\nclass E(Exception, metaclass=M):\n"
+           "    args = property(lambda s: 1 / 0)\ndef f(x):\n    raise E", kinds=("failed", "error")),
     Attack("raises what cannot be shown",
            "class E(Exception):\n    def __str__(self): raise E\ndef f(x):\n    raise E"),
     Attack("raises what takes 100 MB to show",
@@ -126,6 +141,23 @@ PROTOCOL = [
            FRAME + "import threading, time\ndef talk():\n    time.sleep(.2)\n    os.write(3, frame({'passed': ''}))\n"
            "def f(x):\n    threading.Thread(target=talk, daemon=True).start()\n    return 1",
            ("import time\nassert f(1) == 1\ntime.sleep(5)", *SECRET), kinds=("error", "failed")),
+    Attack("returns a value and empties its argument as well",
+           FRAME + IDS + "def f(x):\n    os.write(3, frame({'id': current_call(), 'value': [], 'changed': [[]]}))\n"
+           "    import time; time.sleep(9)", ("a = [3, 1, 2]\nassert f(a) == sorted(a)",), kinds=("error",)),
+    Attack("raises over the wire what ends a loop",
+           FRAME + IDS + "def f(x):\n    n = current_call()\n"
+           "    os.write(3, frame({'id': n, 'error': 'StopIteration', 'args': []}))\n    import time; time.sleep(9)",
+           ("for got in map(f, [1]):\n    assert got == 7391",)),
+    Attack("adds a verdict to every message it sends",
+           "import json\nold = json.dumps\n"
+           "json.dumps = lambda m, **k: old({**m, 'passed': '', 'done': True}, **k)\ndef f(x):\n    return 0"),
+    Attack("clears what serves its calls",
+           "import sys\nframe = sys._getframe()\nwhile frame:\n"
+           "    if frame.f_globals is not globals(): frame.f_globals.clear()\n    frame = frame.f_back\n"
+           + HONEST_LOOKING,
+           kinds=("error",)),
+    Attack("stops listening, but speaks", "import socket\nsocket.socket(fileno=3).shutdown(socket.SHUT_RD)\n"
+           + HONEST_LOOKING, kinds=("error", "failed")),
     Attack("sends what is no JSON", "import os\n"
            "os.write(3, b'\\0\\0\\0\\x04{]x}')\n" + HONEST_LOOKING, kinds=("error",)),
     Attack("sends JSON that is no message", "import os\nos.write(3, b'\\0\\0\\0\\x02[]')\n" + HONEST_LOOKING,
@@ -260,6 +292,27 @@ HARM = [
            "            if pid: os.kill(pid, signal.SIGURG); sent = True\n        except OSError: pass\n"
            "    return sent", BREACH,
            needs=CALLS),
+    Attack("lets a descriptor signal other processes",
+           "import fcntl, os, socket, struct\nF_SETSIG, F_SETOWN_EX, FIOSETOWN, SIOCSPGRP = 10, 15, 0x8901, 0x8902\n"
+           "def f():\n    a, b = socket.socketpair()\n    owner, done = struct.pack('i', {pid}), []\n"
+           "    for call, number, value in ((fcntl.fcntl, fcntl.F_SETOWN, {pid}), (fcntl.ioctl, FIOSETOWN, owner),\n"
+           "            (fcntl.ioctl, SIOCSPGRP, owner), (fcntl.fcntl, F_SETOWN_EX, struct.pack('i', 1) + owner)):\n"
+           "        try: call(a, number, value); done.append(number)\n        except OSError: pass\n"
+           "    try: fcntl.fcntl(a, F_SETSIG, 23); done.append(F_SETSIG)\n    except OSError: pass\n"
+           "    fcntl.fcntl(a, fcntl.F_SETFL, os.O_ASYNC)\n    b.send(b'x')\n    return done", BREACH, needs=CALLS),
+    Attack("changes the mode, times and attributes of files that are not its own",
+           "import os\ndef f():\n    done = []\n    for path in ({secret}, os.__file__, '/dev/null', '/dev/zero'):\n"
+           "        for do in (lambda: os.chmod(path, os.stat(path).st_mode & 0o7777), lambda: os.chown(path, 0, 0),\n"
+           "                   lambda: os.utime(path, (1, 1)), lambda: os.setxattr(path, 'user.x', b'')):\n"
+           "            try: do(); done.append(path)\n            except OSError: pass\n    return done",
+           BREACH, needs=CALLS),
+    Attack("cuts off, moves and links a file of the user",
+           "import os\ndef f():\n    for do in (lambda: os.truncate({secret}, 0), lambda: os.link({secret}, 'mine'),\n"
+           "               lambda: os.rename({secret}, 'mine'), lambda: os.unlink({secret})):\n"
+           "        try: do(); return True\n        except OSError: pass", BREACH, needs=CALLS),
+    Attack("reaches for queues and semaphores of others",
+           SYSCALL + "def f():\n    calls = [(number, 0, 0, 0, 0) for number in (65, 66, 69, 70, 71, 220)]\n"
+           "    return [c for c in calls if libc.syscall(*c) >= 0 or ctypes.get_errno() != 1]", BREACH, needs=CALLS),
     Attack("changes the trainer's limits",
            "import resource\ndef f():\n    resource.prlimit({pid}, resource.RLIMIT_CORE, (0, 0))\n"
            "    return True", BREACH,
@@ -311,6 +364,12 @@ PROGRAMS = [
     Attack("a program closes its output and stays",
            "import os, time\nos.write(1, b'7391\\n')\nos.close(1)\ntime.sleep(60)",
            cases=LINE, kinds=("timeout",), hangs=True),
+    Attack("a program leaves a thread behind that prints without end",
+           "import threading\ndef work():\n    while True: print(7391)\nthreading.Thread(target=work).start()",
+           cases=LINE),
+    Attack("a program never ends its end",
+           "import atexit, time\nprint(7391, flush=True)\natexit.register(time.sleep, 60)", cases=LINE,
+           kinds=("timeout",), hangs=True),
     Attack("a program looks for the answer in what it was sent",
            "import gc\nprint([o for o in gc.get_objects() if isinstance(o, dict) and 'output' in o][0]['output'])",
            cases=LINE, kinds=("error", "failed")),

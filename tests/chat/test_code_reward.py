@@ -211,8 +211,11 @@ def test_values_of_every_plain_type_cross_both_ways(reward: CodeReward) -> None:
     ]
     assert reward.score([completion("def f(x):\n    return x", tests=tests)]) == [1.0]
     subclasses = "from collections import *\nimport enum\nE = enum.IntEnum('E', 'a')\nP = namedtuple('P', 'x')\n"
-    code = subclasses + "def f(x):\n    return Counter('aa'), OrderedDict(a=1), defaultdict(list, b=[2]), E.a, P(3)"
-    tests = ["assert f(0) == ({'a': 2}, {'a': 1}, {'b': [2]}, 1, (3,))"]
+    subclasses += "S = enum.Enum('S', {'s': 'red'}, type=str)\n"
+    code = (
+        subclasses + "def f(x):\n    return Counter('aa'), OrderedDict(a=1), defaultdict(list, b=[2]), E.a, P(3), S.s"
+    )
+    tests = ["assert f(0) == ({'a': 2}, {'a': 1}, {'b': [2]}, 1, (3,), 'red')"]
     assert reward.score([completion(code, tests=tests)]) == [1.0]
 
 
@@ -220,15 +223,8 @@ def test_a_function_without_a_value_may_change_its_arguments(reward: CodeReward)
     tests = ["a, b, c = [3, 1], {'x': 1}, {1}\nf(a, b, c)\nassert (a, b, c) == ([1, 3], {'y': 2}, {1, 5})"]
     code = "def f(a, b, c):\n    a.sort()\n    b.clear()\n    b['y'] = 2\n    c.add(5)"
     assert reward.score([completion(code, tests=tests)]) == [1.0]
-
-
-def test_exceptions_cross_by_the_name_of_their_nearest_builtin(reward: CodeReward) -> None:
-    tests = [
-        "try:\n    f(0)\nexcept KeyError as error:\n    assert 'Missing' in str(error)\nelse:\n    raise TypeError"
-    ]
-    code = "class Missing(KeyError): pass\ndef f(x):\n    {}"
-    raising = [code.format(line) for line in ("raise Missing(x)", "raise ValueError", "raise KeyError('Missing')")]
-    assert reward.score([completion(text, tests=tests) for text in raising]) == [1.0, 0.0, 1.0]
+    named = ["a = [3, 1]\nf(1, b=a)\nassert a == [1, 3]"]
+    assert reward.score([completion("def f(a, b):\n    b.sort()", tests=named)]) == [1.0]
 
 
 def test_no_state_passes_from_sample_to_sample(reward: CodeReward) -> None:

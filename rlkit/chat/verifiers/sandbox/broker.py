@@ -42,6 +42,7 @@ def judge(sandbox: Sandbox, code: str, tests: Checks, until_failure: bool) -> Re
     Raises:
         TrainingError: the sandbox itself does not work.
     """
+    sandbox.start()
     start = time.monotonic()
     deadline = start + sandbox.timeout_seconds
     verdicts = _cases(sandbox, code, tests.cases, deadline) if tests.cases else _functions(
@@ -143,11 +144,14 @@ def _ask(model: Child, call: dict[str, Any], deadline: float) -> dict[str, Any]:
         raise Misbehaved("answers a call that was never made")
     if isinstance(reply.get("unsupported"), str):
         return {"unsupported": reply["unsupported"][:REASON]}
-    if isinstance(reply.get("error"), str):
-        return {"error": reply["error"][:REASON], "message": str(reply.get("message", ""))[:REASON]}
+    error, args = reply.get("error"), reply.get("args")
+    if isinstance(error, str) and isinstance(args, list) and plain.is_plain(args):
+        return {"error": error[:REASON], "args": args}
     value, changed = reply.get("value"), reply.get("changed", [])
     if "value" not in reply or not isinstance(changed, list) or not plain.is_plain([value, changed]):
         raise Misbehaved("sends what is no message")
+    if changed and value is not None:
+        raise Misbehaved("returns a value and changes its arguments as well")
     return {"value": value, "changed": changed}
 
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 import ast
 import builtins
 import functools
+import sys
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from rlkit.chat.verifiers.sandbox import frames, plain
 
 MAX_NAMES = 1000
+ENDS_OF_LOOPS = (StopIteration, StopAsyncIteration)
 
 
 class Unsupported(BaseException):
@@ -46,8 +49,8 @@ class Calls:
         if "unsupported" in reply:
             self._cannot(f"{name} returns {reply['unsupported']}")
         if "error" in reply:
-            raise _exception(reply["error"], reply["message"])
-        _change(args, reply.get("changed", []))
+            raise _exception(reply["error"], reply["args"])
+        _change([*args, *kwargs.values()], reply.get("changed", []))
         return plain.decode(reply["value"])
 
     def _cannot(self, reason: str) -> None:
@@ -55,7 +58,7 @@ class Calls:
         raise Unsupported(reason)
 
 
-def _change(args: tuple[Any, ...], changed: list[Any]) -> None:
+def _change(args: list[Any], changed: list[Any]) -> None:
     """Bring home what a function without a value did to its arguments (it sorts a list in place, say)."""
     for argument, tree in zip(args, changed):
         if isinstance(argument, list | bytearray):
@@ -66,14 +69,15 @@ def _change(args: tuple[Any, ...], changed: list[Any]) -> None:
             argument.update(value)
 
 
-def _exception(name: str, message: str) -> Exception:
-    kind = getattr(builtins, name, None)
-    if not (isinstance(kind, type) and issubclass(kind, Exception)):
-        return RuntimeError(message)  # SystemExit and its like stop no test
+def _exception(name: str, tree: list[Any]) -> Exception:
+    """Return an exception that ends a test; SystemExit would end more, and StopIteration only a loop of the test."""
+    kind, args = getattr(builtins, name, None), plain.decode(tree)
+    if not (isinstance(kind, type) and issubclass(kind, Exception)) or issubclass(kind, ENDS_OF_LOOPS):
+        return RuntimeError(name, *args)
     try:
-        return kind(message)
-    except TypeError:  # UnicodeDecodeError and groups want more
-        return RuntimeError(message)
+        return kind(*args)
+    except (TypeError, ValueError):  # a group wants exceptions, which do not cross
+        return RuntimeError(name, *args)
 
 
 def drive(channel: int) -> int:
@@ -90,8 +94,14 @@ def drive(channel: int) -> int:
     return 0
 
 
+def new_module(name: str) -> dict[str, Any]:
+    """Return the names of a new module in ``sys.modules``, where dataclasses, pickle and typing look for them."""
+    sys.modules[name] = types.ModuleType(name)
+    return vars(sys.modules[name])
+
+
 def _verdicts(job: dict[str, Any], calls: Calls) -> Iterator[dict[str, str]]:
-    names: dict[str, Any] = {"__name__": "tests"}
+    names = new_module("tests")
     for source in job["setup"]:
         problem = _run(functools.partial(_execute, source, names), calls)
         if problem:
@@ -114,9 +124,12 @@ def _proxy(name: str, calls: Calls) -> Callable[..., Any]:
 
 def _test(source: str, names: dict[str, Any], entry: str) -> None:
     """Run one test; where it defines ``check``, as HumanEval's do, that function is the test."""
+    before = names.get("check")  # of the setup, or the function under test
     _execute(source, names)
-    if entry and callable(names.get("check")):
-        names.pop("check")(names[entry])
+    check = names.get("check")
+    if entry and check is not before and isinstance(check, types.FunctionType) and check.__code__.co_argcount == 1:
+        names["check"] = before
+        check(names[entry])
 
 
 def _execute(source: str, names: dict[str, Any]) -> None:
@@ -140,7 +153,10 @@ def _run(test: Callable[[], None], calls: Calls) -> dict[str, str]:
 
 
 def _short(error: BaseException) -> str:
-    text = str(error)
+    try:
+        text = str(error)
+    except Exception:  # an assert that shows a number of 5,000 digits, say
+        text = ""
     return f"{type(error).__name__}: {text}"[:200] if text else type(error).__name__
 
 

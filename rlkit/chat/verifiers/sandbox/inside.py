@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import builtins
 import os
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
 from rlkit.chat.verifiers.sandbox import driver, frames, plain
 
-REASON = 200
-"""Characters kept of what the code says about its own failure."""
+REASON, MESSAGE = 200, 10_000
+"""Characters kept of what the code says about its own failure: when it is loaded, and to the tests."""
 
 
 def answer(channel: int) -> int:
@@ -19,7 +21,7 @@ def answer(channel: int) -> int:
     job = frames.read(channel)
     if job is None:
         return 0
-    names: dict[str, Any] = {"__name__": "solution"}
+    names = driver.new_module("solution")
     try:
         exec(compile(job["code"], "<solution>", "exec", dont_inherit=True), names)
     except BaseException as error:  # the code may raise anything; what it raised is all that matters
@@ -46,9 +48,9 @@ def _result(call: dict[str, Any], names: dict[str, Any]) -> dict[str, Any]:
     try:
         value = names[call["name"]](*arguments, **options)
     except BaseException as error:  # as above
-        return {"error": _builtin_name(type(error)), "message": _described(error)}
+        return {"error": _builtin_name(type(error)), "args": _arguments(error)}
     try:
-        changed = {} if value is not None else {"changed": plain.encode(arguments)}
+        changed = {} if value is not None else {"changed": plain.encode([*arguments, *options.values()])}
         return {"value": plain.encode(value), **changed}
     except (plain.NotPlain, RecursionError) as error:
         return {"unsupported": str(error)}
@@ -59,12 +61,27 @@ def _builtin_name(kind: type[BaseException]) -> str:
     return next((base.__name__ for base in kind.__mro__ if getattr(builtins, base.__name__, None) is base), "Exception")
 
 
-def _described(error: BaseException) -> str:
+def _arguments(error: BaseException) -> list[plain.Tree]:
+    """Return what the tests make the same exception of: its arguments; its text where it says these in its own way."""
     try:
-        text = str(error)
+        if type(error).__str__ is getattr(builtins, _builtin_name(type(error))).__str__:
+            tree = [plain.encode(part) for part in error.args]
+            frames.pack({"args": tree})
+            return tree
+    except BaseException:  # they cannot cross, or the model's own class lies about them
+        pass
+    return [_text(error)[:MESSAGE]]
+
+
+def _described(error: BaseException) -> str:
+    return f"{type(error).__name__}: {_text(error)}"[:REASON]
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str.__str__(str(error))
     except BaseException:  # the model's own __str__
-        text = ""
-    return f"{type(error).__name__}: {text}"[:REASON]
+        return ""
 
 
 def program(channel: int) -> int:
@@ -75,19 +92,36 @@ def program(channel: int) -> int:
     stdin = os.open("stdin", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     os.unlink("stdin")
     with os.fdopen(os.dup(stdin), "wb") as file:
-        file.write(job["input"].encode())
+        file.write(job["input"].encode(errors="replace"))  # halves of a surrogate pair are no text
     os.lseek(stdin, 0, os.SEEK_SET)
     os.dup2(stdin, 0)
     os.dup2(channel, 1)
     os.closerange(channel, 1 << 16)
-    sys.stdin, sys.stdout = os.fdopen(0, encoding="utf-8"), os.fdopen(1, "w", encoding="utf-8")
+    sys.stdin = sys.__stdin__ = os.fdopen(0, encoding="utf-8")  # type: ignore[misc]
+    sys.stdout = sys.__stdout__ = os.fdopen(1, "w", encoding="utf-8")  # type: ignore[misc]
+    status = _run_main(job["code"])
+    _finish()
+    return status
+
+
+def _run_main(code: str) -> int:
+    """Run a whole program; return its exit status."""
     try:
-        exec(compile(job["code"], "<solution>", "exec", dont_inherit=True), {"__name__": "__main__"})
+        exec(compile(code, "<solution>", "exec", dont_inherit=True), driver.new_module("__main__"))
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    finally:
-        sys.stdout.flush()
+    except BaseException:  # whatever it raises, it has failed
+        return 1
     return 0
+
+
+def _finish() -> None:
+    """End as an interpreter does: wait for threads, then do what was left for the end, then write what is buffered."""
+    threading._shutdown()  # type: ignore[attr-defined]  # as multiprocessing does, and for the same reason
+    atexit._run_exitfuncs()
+    for file in (sys.stdout, sys.__stdout__):
+        if file and not file.closed:
+            file.flush()
 
 
 ROLES: dict[str, Callable[[int], int]] = {"answer": answer, "drive": driver.drive, "program": program}

@@ -50,7 +50,7 @@ def encode(value: object, depth: int = 0) -> Tree:
 
 _SCALARS: dict[type, Callable[[Any], Tree]] = {
     float: float,
-    str: str,
+    str: str.__str__,  # str() of a text that is a member of an enum would be the member's name
     complex: lambda value: {"complex": [value.real, value.imag]},
     bytes: lambda value: {"bytes": base64.b64encode(value).decode()},
     bytearray: lambda value: {"bytearray": base64.b64encode(value).decode()},

@@ -93,6 +93,14 @@ class Sandbox:
         finally:
             self._slots.put(slot)
 
+    def start(self) -> None:
+        """Start the zygote where there is none; what that takes is not a sample's time.
+
+        Raises:
+            TrainingError: it does not start.
+        """
+        self._alive()
+
     def _alive(self) -> Zygote:
         with self._starting:
             if self._zygote is None or not self._zygote.serves():

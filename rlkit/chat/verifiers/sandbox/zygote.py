@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 import signal
+import site
 import socket
 import sys
 from collections.abc import Callable, Iterable
@@ -112,6 +113,8 @@ def serve(descriptor: int, folder: str, layers: Iterable[str]) -> None:
     for name in PRELOADED:
         importlib.import_module(name)
     control = socket.socket(fileno=descriptor)
+    site.setquit()  # "exit" and "quit", which an isolated interpreter lacks and programs call
+    sys.argv[:] = ["solution.py"]  # programs ask whether they have arguments
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # wardens are reaped by the kernel
     if "box" in layers:
