@@ -13,7 +13,7 @@ from rlkit.config.rewards import RewardSettings
 
 Language = Literal["en", "de", "fr", "es", "it", "pt", "zh", "ja", "ko", "ru", "ar", "el", "he", "hi", "th"]
 """The languages that are told from each other: by their script, or by the commonest words."""
-Phrase = Annotated[str, Field(min_length=1, max_length=1000)]
+Phrase = Annotated[str, Field(pattern=r"[^\s\p{Cf}]", max_length=1000)]
 
 
 def _compile(pattern: str) -> str:
@@ -116,34 +116,76 @@ class FormatSettings(RewardSettings):
         return self
 
 
+_NO_SCHEMAS = ("const", "enum", "default", "examples")
+"""Keywords of a JSON Schema whose values are data."""
+_BY_NAME = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies")
+"""Keywords whose values are schemas by name."""
+
+
 def _check_schema(schema: dict[str, Any]) -> dict[str, Any]:
     """Return a JSON Schema as it is.
 
     Raises:
-        ValueError: it is none, or it names another document.
+        ValueError: it is none, of an unknown kind, or it names another document or something that it does not hold.
     """
     from jsonschema.exceptions import SchemaError
-    from jsonschema.validators import validator_for
+    from jsonschema.validators import Draft202012Validator, validator_for
 
+    kind = Draft202012Validator
+    if "$schema" in schema:
+        kind = validator_for(schema, default=None) if isinstance(schema["$schema"], str) else None
+    if kind is None:
+        known = "https://json-schema.org/draft/2020-12/schema"
+        raise ValueError(f"$schema names an unknown kind of schema, got {schema['$schema']!r}; write {known}")
     try:
-        validator_for(schema).check_schema(schema)
+        kind.check_schema(schema)
     except SchemaError as error:
         place = ".".join(map(str, error.path)) or "the schema"
         raise ValueError(f"{place} is no JSON Schema: {error.message}; mend it") from error
-    far = [reference for reference in _references(schema) if not str(reference).startswith("#")]
+    parts = list(_schemas(schema))
+    references = [part[key] for part in parts for key in ("$ref", "$dynamicRef") if isinstance(part.get(key), str)]
+    far = [reference for reference in references if not reference.startswith("#")]
     if far:
         raise ValueError(f"$ref must stay inside of the schema, got {far[0]!r}; write it out")
+    if not any(
+        isinstance(part.get(name), str) for part in parts for name in ("$id", "id")
+    ):  # these would move what "#" means
+        _check_references(schema, kind, references)
+    if any("unevaluatedProperties" in part for part in parts) and any("patternProperties" in part for part in parts):
+        raise ValueError("unevaluatedProperties beside patternProperties has no time limit; use additionalProperties")
     return schema
 
 
-def _references(schema: Any) -> Iterator[Any]:
-    if isinstance(schema, dict):
-        yield from (schema[key] for key in ("$ref", "$dynamicRef") if key in schema)
-        for value in schema.values():
-            yield from _references(value)
-    elif isinstance(schema, list):
+def _check_references(schema: dict[str, Any], kind: Any, references: list[str]) -> None:
+    """Look for what references name.
+
+    Raises:
+        ValueError: something is not there.
+    """
+    from referencing import Registry, Resource
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import specification_with
+
+    whole = Resource.from_contents(schema, specification_with(kind.META_SCHEMA["$schema"]))
+    resolver = Registry().with_resource("", whole).crawl().resolver()
+    for reference in references:
+        try:
+            resolver.lookup(reference)
+        except Unresolvable as error:
+            raise ValueError(f"$ref names nothing in the schema, got {reference!r}; write e.g. #/$defs/name") from error
+
+
+def _schemas(schema: Any) -> Iterator[dict[str, Any]]:
+    """Yield a schema and all schemas in it."""
+    if isinstance(schema, list):
         for value in schema:
-            yield from _references(value)
+            yield from _schemas(value)
+    elif isinstance(schema, dict):
+        yield schema
+        for key, value in schema.items():
+            named = key in _BY_NAME and isinstance(value, dict)
+            for inner in value.values() if named else [] if key in _NO_SCHEMAS else [value]:
+                yield from _schemas(inner)
 
 
 class ElementSettings(Settings):

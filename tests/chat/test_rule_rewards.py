@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -111,7 +112,23 @@ def test_json_must_follow_its_schema(text: str, expected: float) -> None:
 
 def test_any_json_will_do_for_the_empty_schema_except_what_json_does_not_have() -> None:
     assert formed("[1, 2]", json_schema={}) == 1.0
-    assert formed("NaN", json_schema={}) == 0.0
+    assert [formed(text, json_schema={}) for text in ("NaN", "1e999", '{"a": 1, "a": 2}')] == [0.0, 0.0, 0.0]
+
+
+def test_a_schema_bounds_its_time_whatever_the_json() -> None:
+    explodes = "^(a+)+$"
+    long = json.dumps({"a" * 60 + "!": "a" * 60 + "!"})
+    started = time.monotonic()
+    assert formed(long, json_schema={"additionalProperties": {"pattern": explodes}}) == 0.0
+    assert formed(long, json_schema={"patternProperties": {explodes: {"type": "integer"}}}) == 1.0, "no match"
+    assert formed(long, json_schema={"patternProperties": {"^b": {}}, "additionalProperties": False}) == 0.0
+    assert formed('{"ab": 1}', json_schema={"patternProperties": {"^a": {}}, "additionalProperties": False}) == 1.0
+    many = [{"a": [number]} for number in range(20_000)]
+    assert formed(json.dumps(many), json_schema={"uniqueItems": True}) == 1.0
+    assert formed(json.dumps([*many, many[0]]), json_schema={"uniqueItems": True}) == 0.0
+    assert formed("[1, true]", json_schema={"uniqueItems": True}) == 1.0
+    assert formed("[1, 1.0]", json_schema={"uniqueItems": True}) == 0.0
+    assert time.monotonic() - started < 20
 
 
 def test_length_bands_give_their_scores_and_the_product_counts() -> None:
@@ -136,6 +153,7 @@ def test_length_bands_give_their_scores_and_the_product_counts() -> None:
         ("Il gatto è nella casa che non ha finestre", "it"),
         ("O gato foi para a casa com uma menina", "pt"),
         ("今天天气很好。", "zh"),
+        ("我用 Python 写代码\uff0c效果真的非常好", "zh"),
         ("今日はいい天気です。", "ja"),
         ("안녕하세요", "ko"),
         ("Привет, мир", "ru"),
@@ -217,12 +235,18 @@ def test_an_element_needs_all_that_it_names() -> None:
         ({"paragraphs": 2}, "a\nb\n\nc", "a\nb\nc"),
         ({"headings": 1}, "# A\nb", "#A\nb"),
         ({"list_items": 2}, "1. a\n2. b", "1. a\n2."),
+        ({"list_items": 2}, "- **a**: b\n* *c*", "-5 degrees\n---"),
+        ({"list_items": 2}, "1.好\n(2) b", "1.5 of it\n100.000 people"),
         ({"list_items": 2}, "- a\n* b", "**a**\n**b**"),
         ({"emphasis": 1}, "so **bold** it is", "so ** it is **"),
+        ({"emphasis": 1}, "so __bold__ it is", "a__b__c"),
         ({"sentences": 2}, "One. Two!", "One.... ?!"),
+        ({"sentences": 2}, "Wait... what?", "See www.example.com, 3.14 and 2.5 of it."),
         ({"sentences": 2}, "今天好。明天也好\uff01", "今天好"),
         ({"line_breaks": 1}, "a\n\n\nb", "a\n\n\n"),
         ({"ends_with_mark": True}, 'He said "yes."', "He said"),
+        ({"ends_with_mark": True}, "他说\u300c好。\u300d", "他说\u300c好"),
+        ({"ends_with_mark": True}, "ठीक\u0964 \U0001f600", "ठीक \U0001f600"),
     ],
 )
 def test_structure_is_counted(structure: dict[str, Any], yes: str, no: str) -> None:
@@ -244,6 +268,30 @@ def test_keywords_are_words_and_not_parts_of_them() -> None:
     assert says("优惠", "价格优惠了")
     assert says("iPhone", "新iphone价格")
     assert says("$5", "only $5!")
+    assert not says("кот", "который")
+    assert not says("سلام", "سلامة")
+    assert says("猫", "黒猫です")
+    assert says("서울", "서울에서")
+
+
+@pytest.mark.parametrize(
+    ("phrase", "said"),
+    [
+        ("no idea", "No\u00a0\n IDEA"),
+        ("no idea", "no i\u200bdea"),  # a space without width
+        ("no idea", "no id\u00adea"),  # a hyphen that is not seen
+        ("no idea", "no \u0456de\u0430"),  # Cyrillic letters among Latin ones
+        ("no idea", "\uff4e\uff4f \uff49\uff44\uff45\uff41"),
+        ("no idea", "**no** `idea`"),
+        ("can't", "I can\u2019t say"),
+        ("café", "cafe\u0301"),
+        ("straße", "STRASSE"),
+        ("best-ever", "best\u2011ever"),
+    ],
+)
+def test_a_forbidden_phrase_is_found_however_it_is_dressed_up(phrase: str, said: str) -> None:
+    reward = checklist(ChecklistSettings(parts={"safety": {"forbidden": [phrase]}}), None)
+    assert score(reward, f"Well, {said}.", "Well, nothing.") == [0.0, 1.0]
 
 
 # ---- settings are refused
@@ -258,6 +306,9 @@ def test_keywords_are_words_and_not_parts_of_them() -> None:
         (FormatSettings, {"tags": ("a b",)}, "tags"),
         (FormatSettings, {"json_schema": {"type": "objekt"}}, "is no JSON Schema"),
         (FormatSettings, {"json_schema": {"$ref": "https://example.org/s"}}, "must stay inside"),
+        (FormatSettings, {"json_schema": {"properties": {"enum": {"$ref": "a.json"}}}}, "must stay inside"),
+        (FormatSettings, {"json_schema": {"items": {"$ref": "#/$defs/x"}}}, "names nothing in the schema"),
+        (FormatSettings, {"json_schema": {"$schema": "http://example.org/x"}}, "unknown kind of schema"),
         (FormatSettings, {"json_schema": {}, "tags": ("a",)}, "contradict each other"),
         (FormatSettings, {"language": "xx"}, "language"),
         (FormatSettings, {"length": {"bands": [{"at_least": 9, "at_most": 5}]}}, "lies below at_least"),
@@ -271,6 +322,7 @@ def test_keywords_are_words_and_not_parts_of_them() -> None:
         (ChecklistSettings, {"parts": {"a": {"elements": [{"pattern": "["}]}}}, "does not compile"),
         (ChecklistSettings, {"parts": {"a": {"forbidden_patterns": ["*"]}}}, "does not compile"),
         (ChecklistSettings, {"parts": {"a": {"structure": {}}}}, "nothing is asked for"),
+        (ChecklistSettings, {"parts": {"a": {"forbidden": [" \u200b"]}}}, "forbidden"),
         (LengthPenaltySettings, {"max_tokens": 10, "soft_tokens": 11}, "soft_tokens 11"),
     ],
 )

@@ -11,15 +11,20 @@ from rlkit.chat.verifiers.text_form import band_score
 from rlkit.config.rules import ChecklistSettings, ElementSettings, PartSettings, StructureSettings
 from rlkit.policy.text_rewards import Sample, TextReward
 
-_MARKS = r".!?\u2026\u3002\uff01\uff1f"
+_MARKS = r".!?\u2026\u3002\uff01\uff1f\u0964\u061f\u06d4"
+_CLOSERS = r"\"'\u201d\u2019\u00bb\u300d\u300f\u300b\u3011\uff09)\]*_`"
+_CJK = r"[\u3040-\u30ff\u3400-\u9fff\uff00-\uffef]"
+_ITEM = rf"(?:[-*+\u2013]|\(?[0-9]{{1,3}}[.)])(?:[^\S\n]+|(?={_CJK}))|(?:[\u2022\u00b7\u25cf\u25aa]|[0-9]{{1,3}}\u3001)"
 _COUNTED = {
     "paragraphs": re.compile(r"\S[^\n]*(?:\n[^\S\n]*\S[^\n]*)*"),
-    "list_items": re.compile(r"^[^\S\n]*(?:[-*+\u2022\u00b7]|[0-9]{1,3}[.)\u3001])[^\S\n]*[^\s*]", re.MULTILINE),
-    "emphasis": re.compile(r"\*\*[^\s*][^*\n]{0,200}\*\*|__[^\s_][^_\n]{0,200}__"),
+    "list_items": re.compile(rf"^[^\S\n]*(?:{_ITEM})[^\S\n]*\S", re.MULTILINE),
+    "emphasis": re.compile(r"\*\*[^\s*][^*\n]{0,200}\*\*|(?<!\w)__[^\s_][^_\n]{0,200}__(?!\w)"),
     "headings": re.compile(r"^#{1,6}[^\S\n]+\S", re.MULTILINE),
-    "sentences": re.compile(rf"\w[^\w{_MARKS}\n]{{0,10}}[{_MARKS}]+"),
+    "sentences": re.compile(
+        rf"\w[^\w{_MARKS}\n]{{0,10}}(?:[{_MARKS}]+(?=[\s{_CLOSERS}]|\Z)|[.!?]*[{_MARKS.removeprefix('.!?')}][{_MARKS}]*)"
+    ),
 }
-_ENDS = re.compile(rf"[{_MARKS}][\"'\u201d\u2019)*\s]*\Z")
+_ENDS = re.compile(rf"[{_MARKS}][{_CLOSERS}\s\u2600-\u27bf\U0001f000-\U0001faff\ufe0f]*\Z")
 
 
 def checklist(settings: ChecklistSettings, domain: Any) -> TextReward:

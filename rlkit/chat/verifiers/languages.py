@@ -29,9 +29,9 @@ COMMON = {
 }
 """The commonest words of the languages in Latin script, without accents."""
 WEIGHTS = {"CJK": 3, "HIRAGANA": 2, "KATAKANA": 2, "HANGUL": 2}
-"""How many Latin letters a character says as much as, for telling what most of a text is in."""
+"""How many Latin letters a character says as much as, for telling what a text is in: PyTorch is one word in Chinese."""
 ENOUGH = 0.85
-"""The share of letters in its script from which a text is in a language."""
+"""The share of letters in its script, weighed, from which a text is in a language."""
 
 _MARKERS = re.compile(r"<\|[^|<>\n]{1,40}\|>(?:(?:system|user|assistant|tool)\b)?|</?[a-zA-Z_][\w.-]*>|\[/?INST\]")
 _NOT_LANGUAGE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$|\\[a-zA-Z]+|https?://\S+", re.DOTALL)
@@ -56,10 +56,14 @@ def scripts(text: str) -> Counter[str]:
     return found
 
 
+def _weighed(counts: Counter[str]) -> Counter[str]:
+    return Counter({name: count * WEIGHTS.get(name, 1) for name, count in counts.items()})
+
+
 def main_scripts(text: str) -> tuple[str, ...]:
     """Return the script that most of a text is in, and what is written beside it: kana with Chinese characters."""
     counts = scripts(plain_text(text))
-    weighed = Counter({name: count * WEIGHTS.get(name, 1) for name, count in counts.items()})
+    weighed = _weighed(counts)
     if not weighed:
         return ()
     if any(name in counts for name in ("HIRAGANA", "KATAKANA")):
@@ -86,7 +90,8 @@ def is_in(text: str, language: str) -> bool:
     A text without letters is in no language; one of a few words in Latin script passes for any of them.
     """
     text = plain_text(text)
-    if not scripts(text) or share_in(text, scripts_of(language)) < ENOUGH:
+    weighed = _weighed(scripts(text))
+    if not weighed or sum(weighed[name] for name in scripts_of(language)) < ENOUGH * weighed.total():
         return False
     if language == "ja":
         return any(name in scripts(text) for name in ("HIRAGANA", "KATAKANA"))

@@ -6,6 +6,7 @@ no match.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -17,7 +18,19 @@ SEARCH_SECONDS = 0.5
 LONG_WORD = 24
 """A longer word is cut into pieces, so that a word that repeats itself is seen to."""
 
-_EDGE = r"[a-zA-Z0-9_\u00c0-\u024f]"
+_EDGE = r"[\p{L}\p{M}\p{N}_--\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
+"""What a word goes on with; not where words are written without spaces between them, or with endings, as in Korean."""
+_UNSEEN = regex.compile(r"\p{Cf}+")
+_MARKS = regex.compile(r"[*`~]+|__+")
+_MIXED = regex.compile(r"\b(?=\w{0,50}[a-z])(?=\w{0,50}[\p{Cyrillic}\p{Greek}])\w{1,100}\b")
+_QUOTES = str.maketrans(
+    "\u2018\u2019\u02bc\u201c\u201d\u2010\u2011\u2012\u2013\u2014\u2212", 3 * "'" + 2 * '"' + 6 * "-"
+)
+_ALIKE = str.maketrans(
+    "\u0430\u0435\u0456\u0458\u043e\u0440\u0441\u0455\u0443\u0445\u0501\u03b1\u03b9\u03bd\u03bf\u03c1",
+    "aeijopcsyxdaivop",
+)
+"""Cyrillic and Greek letters that look like Latin ones."""
 _WORDS = regex.compile(
     r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}]|(?:(?![\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}])\w)+(?:['\u2019]\w+)*"
 )
@@ -39,23 +52,53 @@ def matches(pattern: str, text: str) -> bool:
 def found(pattern: str, text: str) -> bool:
     """Return whether an expression matches somewhere; one that takes too long counts as not found."""
     try:
-        return _compiled(pattern, False).search(text, timeout=SEARCH_SECONDS) is not None
+        return found_in_time(pattern, text)
     except TimeoutError:
         return False
 
 
+def found_in_time(pattern: str, text: str) -> bool:
+    """Return whether an expression matches somewhere.
+
+    Raises:
+        TimeoutError: it takes too long.
+    """
+    return _compiled(pattern, False).search(text, timeout=SEARCH_SECONDS) is not None
+
+
 @lru_cache(maxsize=4096)
 def _keyword(word: str) -> Any:
-    word = " ".join(word.split())
-    before = rf"(?<!{_EDGE})" if regex.match(_EDGE, word) else ""
-    after = rf"(?!{_EDGE})" if regex.search(_EDGE + r"\Z", word) else ""
-    inner = r"\s+".join(map(regex.escape, word.split(" ")))
-    return regex.compile(before + inner + after, regex.IGNORECASE)
+    word = _folded(word)
+    before = rf"(?<!{_EDGE})" if regex.match(_EDGE, word, regex.V1) else ""
+    after = rf"(?!{_EDGE})" if regex.search(_EDGE + r"\Z", word, regex.V1) else ""
+    return regex.compile(before + regex.escape(word) + after, regex.V1)
 
 
 def says(word: str, text: str) -> bool:
-    """Return whether a keyword stands in a text, upper or lower case, not as a part of a longer Latin word."""
-    return _keyword(word).search(text) is not None
+    """Return whether a keyword stands in a text, not as a part of a longer word.
+
+    Neither case nor the kind of spaces, quotes and dashes counts, nor characters that are not seen, nor emphasis.
+    """
+    plain = _plain(text)
+    return _keyword(word).search(plain if _MARKS.search(word) else _unmarked(plain)) is not None
+
+
+@lru_cache(maxsize=16)
+def _plain(text: str) -> str:
+    """Return a text for looking for keywords; all of a checklist's are looked for in the same one."""
+    return _folded(text)
+
+
+@lru_cache(maxsize=16)
+def _unmarked(plain: str) -> str:
+    return " ".join(_MARKS.sub("", plain).split())
+
+
+def _folded(text: str) -> str:
+    """Return a text as it reads: in lower case, with letters that pass for Latin ones in a word that mixes scripts."""
+    text = _UNSEEN.sub("", unicodedata.normalize("NFKC", text)).casefold().translate(_QUOTES)
+    text = unicodedata.normalize("NFC", text)
+    return " ".join(_MIXED.sub(lambda match: match[0].translate(_ALIKE), text).split())
 
 
 def words(text: str) -> list[str]:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from rlkit.chat.verifiers.json_text import accepts
 from rlkit.chat.verifiers.languages import is_in
 from rlkit.chat.verifiers.patterns import matches, words
 from rlkit.config.rules import FormatSettings, LengthSettings
 from rlkit.policy.text_rewards import Sample, TextReward
 
-MAX_JSON = 1_000_000
-"""Characters of JSON that are read."""
-
 Check = Callable[[Sample], float]
-_FENCE = re.compile(r"\A\s*```(?:json|JSON)?[ \t]*\n(.*)\n[ \t]*```\s*\Z", re.DOTALL)
 
 
 def format_reward(settings: FormatSettings, domain: Any) -> TextReward:
@@ -48,8 +43,8 @@ def _checks(settings: FormatSettings) -> list[tuple[str, Check]]:
     if settings.tags:
         checks.append(("tags", lambda sample: has_tags(_opened(sample, settings.tags[0]), settings)))
     if schema is not None:
-        accepts = _validator(schema)
-        checks.append(("json_schema", lambda sample: accepts(sample.completion)))
+        accepted = accepts(schema)
+        checks.append(("json_schema", lambda sample: accepted(sample.completion)))
     if language is not None:
         checks.append(("language", lambda sample: is_in(sample.completion, language)))
     if length is not None:
@@ -93,32 +88,3 @@ def has_tags(text: str, settings: FormatSettings) -> bool:
             return False
         at = end + len(closing)
     return not (settings.only_tags and text[at:].strip())
-
-
-# ---- JSON
-
-
-class _NoNumber(ValueError):
-    """NaN or an infinity, which JSON does not have."""
-
-
-def _refuse(name: str) -> float:
-    raise _NoNumber(name)
-
-
-def _validator(schema: dict[str, Any]) -> Callable[[str], bool]:
-    from jsonschema.validators import validator_for
-
-    validator = validator_for(schema)(schema)
-
-    def accepts(text: str) -> bool:
-        fenced = _FENCE.match(text)
-        text = fenced[1] if fenced else text
-        if len(text) > MAX_JSON:
-            return False
-        try:
-            return bool(validator.is_valid(json.loads(text, parse_constant=_refuse)))
-        except (ValueError, RecursionError):
-            return False
-
-    return accepts
