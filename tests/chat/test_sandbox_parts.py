@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from rlkit.chat.verifiers.sandbox import frames, isolation, plain, syscall_filter, warden
+from rlkit.chat.verifiers.sandbox import broker, frames, isolation, plain, syscall_filter, warden
+from rlkit.chat.verifiers.sandbox.child import Lost
 from rlkit.chat.verifiers.sandbox.job import Checks
 from rlkit.chat.verifiers.sandbox.pool import Sandbox
+from rlkit.errors import TrainingError
 
 
 def over_json(tree: object) -> object:
@@ -189,6 +193,52 @@ def test_a_trainer_that_is_killed_leaves_nothing_behind() -> None:
             time.sleep(0.05)
         assert named(folder) == [], level
         assert not os.path.exists(folder), level
+
+
+SLOW = ("import time\ndef f(x):\n    time.sleep(.3)\n    return x", Checks(("assert f(1) == 1",)))
+ENDLESS = ("def f(x):\n    while True: pass", Checks(("assert f(1)",)))
+
+
+def test_samples_whose_zygote_is_killed_are_run_again() -> None:
+    sandbox = Sandbox(workers=2, timeout_seconds=60)
+    sandbox.start()
+    assert sandbox._zygote is not None
+    pid = sandbox._zygote.process.pid
+    assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "1000\n"  # the kernel takes it before the trainer
+    threading.Timer(0.4, os.kill, (pid, signal.SIGKILL)).start()
+    assert [result.kind for result in sandbox.run([SLOW] * 4)] == ["passed"] * 4
+    assert sandbox._zygote.process.pid != pid
+    sandbox.close()
+
+
+def test_a_sample_that_is_lost_twice_has_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*_: object) -> None:
+        raise Lost("sandbox: a process was lost")
+
+    monkeypatch.setattr(broker, "judge", lost)
+    (result,) = Sandbox(workers=1).run([SLOW])
+    assert (result.kind, result.reason, result.total) == ("unsupported", "sandbox: a process was lost", 1)
+
+
+def test_an_interrupted_run_ends_at_once_and_leaves_nothing() -> None:
+    """It has minutes to go, and more samples than workers; closing the sandbox from elsewhere ends it as well."""
+    sandbox = Sandbox(workers=2, timeout_seconds=60)
+    for stop, raised in (
+        (lambda: os.kill(os.getpid(), signal.SIGINT), KeyboardInterrupt),
+        (sandbox.close, TrainingError),
+    ):
+        sandbox.start()
+        assert sandbox._zygote is not None
+        folder, started = sandbox._zygote.folder, time.monotonic()
+        threading.Timer(0.4, stop).start()
+        with pytest.raises(raised):
+            sandbox.run([ENDLESS] * 6)
+        assert time.monotonic() - started < 15
+        late = time.monotonic() + 10
+        while named(folder) and time.monotonic() < late:
+            time.sleep(0.05)
+        assert named(folder) == []
+        assert not os.path.exists(folder)
 
 
 def named(folder: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import select
 import socket
@@ -13,6 +14,10 @@ from rlkit.errors import TrainingError
 
 FAREWELL_SECONDS = 30.0
 """A warden needs milliseconds to end its child and to say so."""
+
+
+class Lost(TrainingError):
+    """The sandbox itself lost a process, by no fault of a sample that can be told; it may be run again."""
 
 
 class Ended(Exception):
@@ -140,7 +145,7 @@ class Child:
 
         Raises:
             TimeoutError: it still runs.
-            TrainingError: the warden is gone without a report.
+            Lost: the warden is gone without a report.
         """
         if self._report is None:
             self.line.settimeout(_left(deadline))
@@ -149,15 +154,27 @@ class Child:
             except ConnectionResetError:
                 message = b""
             if not message:
-                raise TrainingError("sandbox: a process was lost; look for memory shortage on the host, and run again")
+                raise Lost("sandbox: a process was lost; look for memory shortage on the host, and run again")
             self._report = json.loads(message)
         return self._report
 
     def end(self) -> dict[str, Any]:
-        """Kill the child with all that it started, and return its warden's report."""
+        """Kill the child with all that it started, and return its warden's report.
+
+        Raises:
+            Lost: there is none.
+        """
+        try:
+            self.hang_up()
+            return self.wait(time.monotonic() + FAREWELL_SECONDS)
+        except TimeoutError as error:
+            raise Lost(f"sandbox: a process does not end within {FAREWELL_SECONDS:g} s; run again") from error
+
+    def hang_up(self) -> None:
+        """Let the warden end the child, and wait for nothing."""
         if self._report is None:
-            self.line.shutdown(socket.SHUT_WR)
-        return self.wait(time.monotonic() + FAREWELL_SECONDS)
+            with contextlib.suppress(OSError):  # the warden has ended, or another thread has closed the line
+                self.line.shutdown(socket.SHUT_WR)
 
 
 def _left(deadline: float) -> float:

@@ -15,11 +15,10 @@ import threading
 import uuid
 import weakref
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from rlkit.chat.verifiers.sandbox import broker, bubblewrap, isolation
-from rlkit.chat.verifiers.sandbox.child import Child
+from rlkit.chat.verifiers.sandbox.child import Child, Lost
 from rlkit.chat.verifiers.sandbox.job import Checks, Result
 from rlkit.errors import TrainingError
 
@@ -51,6 +50,7 @@ class Sandbox:
         self._first_user = isolation.first_user()
         self._zygote: Zygote | None = None
         self._starting = threading.Lock()
+        self._closed = 0  # how often: what runs meanwhile must not start it again
 
     def run(self, jobs: Sequence[tuple[str, Checks]], until_failure: bool = True) -> list[Result]:
         """Run code against its tests.
@@ -60,13 +60,56 @@ class Sandbox:
             until_failure: whether a sample ends with the first test that fails.
 
         Returns:
-            one result for each job, in order. Nothing that the code started is alive by then.
+            one result for each job, in order. Nothing that the code started is alive by then; where a run is
+            interrupted, what still ran is killed.
 
         Raises:
             TrainingError: the sandbox itself does not work.
         """
-        with ThreadPoolExecutor(self.workers, thread_name_prefix="rlkit-sandbox") as threads:
-            return list(threads.map(lambda job: broker.judge(self, job[0], job[1], until_failure), jobs))
+        todo: queue.SimpleQueue[int] = queue.SimpleQueue()
+        found: queue.SimpleQueue[tuple[int, Result | BaseException]] = queue.SimpleQueue()
+        for number in range(len(jobs)):
+            todo.put(number)
+        closed = self._closed
+
+        def work() -> None:
+            while not todo.empty():
+                with contextlib.suppress(queue.Empty):  # another thread was faster
+                    number = todo.get_nowait()
+                    try:
+                        found.put((number, self._judge(*jobs[number], until_failure, closed)))
+                    except BaseException as error:  # raised below, whatever it is
+                        found.put((number, error))
+
+        # not an executor, which would finish its queue before the interpreter ends
+        for _ in range(min(self.workers, len(jobs))):
+            threading.Thread(target=work, name="rlkit-sandbox", daemon=True).start()
+        results: dict[int, Result] = {}
+        try:
+            while len(results) < len(jobs):
+                number, result = found.get()
+                if isinstance(result, BaseException):
+                    raise result
+                results[number] = result
+        except BaseException:  # also Ctrl-C: what still runs is not waited for
+            self.close()
+            raise
+        return [results[number] for number in range(len(jobs))]
+
+    def _judge(self, code: str, tests: Checks, until_failure: bool, closed: int) -> Result:
+        """Run one sample, twice where a process was lost; a sample that is lost again has no verdict."""
+        for _ in range(2):
+            result = None
+            try:
+                if self._closed == closed:
+                    result = broker.judge(self, code, tests, until_failure)
+            except Lost as error:
+                reason = str(error)
+            if self._closed != closed:  # what came, if anything, was cut short
+                raise TrainingError("sandbox: it was closed while it ran; close it afterwards")
+            if result:
+                return result
+        return Result("unsupported", reason, 0, len(tests.cases or tests.tests), 0.0)
 
     @contextlib.contextmanager
     def child(self, role: str) -> Iterator[Child]:
@@ -89,7 +132,10 @@ class Sandbox:
         }
         try:
             with zygote.spawn(order) as child:
-                yield child
+                try:
+                    yield child
+                finally:
+                    zygote.children.discard(child)
         finally:
             self._slots.put(slot)
 
@@ -104,12 +150,17 @@ class Sandbox:
     def _alive(self) -> Zygote:
         with self._starting:
             if self._zygote is None or not self._zygote.serves():
-                self.close()
+                self._end()
                 self._zygote = Zygote(self.layers)
             return self._zygote
 
     def close(self) -> None:
-        """End all of its processes; a later job starts them again."""
+        """End all of its processes, also those that run; a later job starts them again."""
+        self._closed += 1
+        with self._starting:
+            self._end()
+
+    def _end(self) -> None:
         if self._zygote is not None:
             self._zygote.close()
         self._zygote = None
@@ -137,11 +188,16 @@ class Zygote:
                 env={}, cwd="/", pass_fds=[its.fileno()], start_new_session=True,
             )  # fmt: skip
         self.control, self.process, self._owner = mine, process, os.getpid()
-        self._end = weakref.finalize(self, _end, process, mine, self.folder, os.getpid())
+        self.children: set[Child] = set()
+        """What runs, or ran until its lender took it out."""
+        self._end = weakref.finalize(self, _end, process, mine, self.folder, os.getpid(), self.children)
         mine.settimeout(START_SECONDS)
-        if mine.recv(64) != b"ready":
+        ready = b""
+        with contextlib.suppress(OSError):
+            ready = mine.recv(64)
+        if ready != b"ready":
             self.close()
-            raise TrainingError("sandbox: its process ended while it started; see `rlkit doctor`")
+            raise TrainingError(f"sandbox: its process does not start within {START_SECONDS:g} s; see `rlkit doctor`")
         if {"box", "bubblewrap"} & {*layers}:
             os.rmdir(self.folder)  # inside, the mount does not need it any more
 
@@ -153,7 +209,7 @@ class Zygote:
         """Order a child.
 
         Raises:
-            TrainingError: the zygote is gone.
+            Lost: the zygote is gone.
         """
         channel, inner = socket.socketpair()
         line, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -163,18 +219,28 @@ class Zygote:
         except OSError as error:
             channel.close()
             line.close()
-            raise TrainingError(f"sandbox: its process is gone: {error}; run again") from error
-        return Child(channel, line)
+            raise Lost(f"sandbox: its process is gone: {error}; run again") from error
+        child = Child(channel, line)
+        self.children.add(child)
+        return child
 
     def close(self) -> None:
         """End it and all of its children."""
         self._end()
 
 
-def _end(process: subprocess.Popen[bytes], control: socket.socket, folder: str, owner: int) -> None:
+def _end(
+    process: subprocess.Popen[bytes],
+    control: socket.socket,
+    folder: str,
+    owner: int,
+    children: set[Child],
+) -> None:
     control.close()
     if owner != os.getpid():
         return  # a fork of the trainer ends; the zygote is not its own
+    for child in tuple(children):  # the zygote waits for their wardens
+        child.hang_up()
     try:
         process.wait(5)
     except subprocess.TimeoutExpired:

@@ -16,6 +16,7 @@ import site
 import socket
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from rlkit.chat.verifiers.sandbox import box, confine, kernel, landlock, syscall_filter, warden
@@ -113,6 +114,8 @@ def serve(descriptor: int, folder: str, layers: Iterable[str]) -> None:
     for name in PRELOADED:
         importlib.import_module(name)
     control = socket.socket(fileno=descriptor)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")  # where memory is short, this goes and not the trainer
     site.setquit()  # "exit" and "quit", which an isolated interpreter lacks and programs call
     sys.argv[:] = ["solution.py"]  # programs ask whether they have arguments
     signal.signal(signal.SIGINT, signal.SIG_IGN)
