@@ -2,32 +2,52 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from rlkit.component import Settings
 from rlkit.config.rewards import RewardSettings
 
 Language = Literal["en", "de", "fr", "es", "it", "pt", "zh", "ja", "ko", "ru", "ar", "el", "he", "hi", "th"]
 """The languages that are told from each other: by their script, or by the commonest words."""
-Phrase = Annotated[str, Field(pattern=r"[^\s\p{Cf}]", max_length=1000)]
 
 
-def _compile(pattern: str) -> str:
-    """Return a regular expression as it is.
+def _shows(phrase: str) -> str:
+    """Return a keyword as it is.
 
     Raises:
-        ValueError: it does not compile.
+        ValueError: nothing of it is seen, so that every text would hold it.
+    """
+    if all(character.isspace() or unicodedata.category(character) == "Cf" for character in phrase):
+        raise ValueError(f"a keyword without a character that is seen, got {phrase!r}; write one, or leave it out")
+    return phrase
+
+
+Phrase = Annotated[str, Field(max_length=1000), AfterValidator(_shows)]
+
+
+def _compile(pattern: str, *, searched: bool = False) -> str:
+    """Return a regular expression as it is.
+
+    Args:
+        pattern: the expression.
+        searched: whether it is looked for in texts, so that one that is found in any text tells nothing.
+
+    Raises:
+        ValueError: it does not compile, or tells nothing.
     """
     import regex
 
     try:
-        regex.compile(pattern)
+        compiled = regex.compile(pattern)
     except regex.error as error:
         raise ValueError(f"the regular expression does not compile, got {pattern!r}: {error}; mend it") from error
+    if searched and all(compiled.search(text, timeout=1.0) for text in ("", "\ue000", "\n\ue000")):
+        raise ValueError(f"the regular expression is found in every text, got {pattern!r}; say what must be there")
     return pattern
 
 
@@ -59,6 +79,8 @@ class LengthSettings(Settings):
     @field_validator("bands")
     @classmethod
     def _apart(cls, bands: tuple[BandSettings, ...]) -> tuple[BandSettings, ...]:
+        if not any(band.score for band in bands):
+            raise ValueError("every band has a score of 0, and so has every text outside; give one a score above 0")
         ordered = sorted(bands, key=lambda band: band.at_least)
         for one, other in pairwise(ordered):
             if one.at_most is None or one.at_most >= other.at_least:
@@ -203,7 +225,7 @@ class ElementSettings(Settings):
     @field_validator("pattern")
     @classmethod
     def _compiles(cls, pattern: str | None) -> str | None:
-        return pattern and _compile(pattern)
+        return pattern and _compile(pattern, searched=True)
 
     @model_validator(mode="after")
     def _names_something(self) -> ElementSettings:
@@ -256,7 +278,7 @@ class PartSettings(Settings):
     @field_validator("forbidden_patterns")
     @classmethod
     def _compile_all(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(map(_compile, patterns))
+        return tuple(_compile(pattern, searched=True) for pattern in patterns)
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> PartSettings:

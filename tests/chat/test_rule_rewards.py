@@ -322,7 +322,10 @@ def test_a_forbidden_phrase_is_found_however_it_is_dressed_up(phrase: str, said:
         (ChecklistSettings, {"parts": {"a": {"elements": [{"pattern": "["}]}}}, "does not compile"),
         (ChecklistSettings, {"parts": {"a": {"forbidden_patterns": ["*"]}}}, "does not compile"),
         (ChecklistSettings, {"parts": {"a": {"structure": {}}}}, "nothing is asked for"),
-        (ChecklistSettings, {"parts": {"a": {"forbidden": [" \u200b"]}}}, "forbidden"),
+        (ChecklistSettings, {"parts": {"a": {"forbidden": [" \u200b"]}}}, "without a character that is seen"),
+        (ChecklistSettings, {"parts": {"a": {"forbidden_patterns": [""]}}}, "is found in every text, got ''"),
+        (ChecklistSettings, {"parts": {"a": {"elements": [{"pattern": "(why)?"}]}}}, "is found in every text"),
+        (FormatSettings, {"length": {"bands": [{"at_most": 5, "score": 0}]}}, "every band has a score of 0"),
         (LengthPenaltySettings, {"max_tokens": 10, "soft_tokens": 11}, "soft_tokens 11"),
     ],
 )
