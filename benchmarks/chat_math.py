@@ -13,7 +13,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,7 +47,7 @@ class Trained(NamedTuple):
     curve: list[tuple[float, float]]
     """(step, mean reward of samples on valid)."""
     minutes: float
-    """Of this call; stages that were there take none."""
+    """Of all its stages."""
 
 
 def main() -> None:
@@ -77,9 +76,9 @@ def trained(runs: Path, name: str, seed: int, overrides: Sequence[str], sft_of: 
     if sft_of is not None and not run.exists():
         shutil.copytree(sft_of, run)
         words += ["--from", "grpo"]
-    started = time.monotonic()
     subprocess.run([sys.executable, "-m", *words], check=True)
-    minutes = (time.monotonic() - started) / 60
+    stages = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["stages"]
+    minutes = sum(stage["seconds"] for stage in stages.values()) / 60
     found = json.loads((run / "evaluate" / "eval.json").read_text(encoding="utf-8"))
     (before, _), (after, score) = (pass_at_1(found, model) for model in ("sft", "grpo"))
     return Trained(name, before, after, score, curve(run), minutes)
@@ -118,18 +117,19 @@ def drawn(done: Sequence[Trained]) -> str:
     """Return the curves as an SVG of its own, with a legend."""
     chart = line_chart("reward of samples on valid tasks, by step", [Series(one.name, one.curve) for one in done])
     body = chart[chart.index("<svg ") : chart.index("</figure>")].replace(
-        "<svg ", '<svg y="14" width="320" height="150" ', 1
+        "<svg ", '<svg y="14" overflow="visible" width="320" height="150" ', 1
     )
     style = STYLE[: STYLE.index("* {")] + "\n".join(re.findall(r"^(?:polyline|\.grid).*$", STYLE, re.MULTILINE))
     legend = "".join(
-        f'<rect x="{6 + 78 * (place % 4)}" y="{172 + 14 * (place // 4)}" width="9" height="3" fill="var(--c{place})"/>'
-        f'<text class="tick" x="{18 + 78 * (place % 4)}" y="{176 + 14 * (place // 4)}">{one.name}</text>'
+        f'<rect x="{6 + 104 * (place % 3)}" y="{172 + 14 * (place // 3)}" width="9" height="3" fill="var(--c{place})"/>'
+        f'<text class="tick" x="{18 + 104 * (place % 3)}" y="{176 + 14 * (place // 3)}">{one.name}</text>'
         for place, one in enumerate(done)
     )
     title = '<text class="tick" x="6" y="11">reward of samples on valid tasks, by step</text>'
-    background = '<rect width="320" height="196" fill="var(--page)"/>'
+    background = '<rect width="330" height="196" fill="var(--page)"/>'
     return (
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 320 196" font-family="system-ui, sans-serif">'
+        '<svg xmlns="http://www.w3.org/2000/svg" width="660" height="392" viewBox="0 0 330 196" '
+        'font-family="system-ui, sans-serif">'
         f"<style>{style}</style>{background}{title}{body}{legend}</svg>\n"
     )
 
