@@ -21,25 +21,48 @@ _BRACES = re.compile(r"\\+(?:boxed|fbox) ?\{|\\.|[{}]", re.DOTALL)
 _HASHES = re.compile(r"^ {0,3}#### ?(\S[^\n]*)$", re.MULTILINE)
 _COLON = "[:\uff1a]"
 _SAYS = re.compile(
-    rf"(?:\banswer\b(?: to [^.:\n]{{1,80}}?| here)?[*_]{{0,2}} ?(?:is|are|was|=|{_COLON})"
-    rf"|\u7b54\u6848 ?(?:[\u662f\u4e3a]|{_COLON}))"
+    rf"(?:\b(?:answer|correct (?:option|choice))\b(?: to [^.:\n]{{1,80}}?| here)?[*_]{{0,2}} ?(?:is|are|was|=|{_COLON})"
+    rf"|(?:\u7b54\u6848|\u7b54\u3048) ?(?:[\u662f\u4e3a\u306f]|{_COLON}))"
     rf"(?:[*_]|{_COLON}){{0,4}}\s{{0,4}}"
-    r"(?:(?:therefore|thus|then|simply|just|exactly|indeed|equal to)\b,?\s?){0,3}([^\n]{1,300})",
+    r"(?:(?:therefore|thus|then|simply|just|exactly|indeed|equal to"
+    r"|about|approximately|roughly|option|choice)\b,?\s?){0,3}([^\n]{1,300})",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile("(?<=\\S)[.;!?\u3002\uff01\uff1f](?=\\s|$|\\*)")
-_REASON = re.compile(r",? \b(?:because|since|as|so|which|after|when|for|where|from)\b|,(?! ?[-0-9({\\])| \((?![-0-9])")
+_REASON = re.compile(
+    r",? \b(?:because|since|as|so|which|after|when|for|where|from)\b|,(?! ?[-0-9({\\])| \((?![-0-9]|[A-Za-z]\))"
+)
 _LIST_ITEM = re.compile(r"[0-9]+[.)] +[^\W\d_]")
+_CJK = "\u3040-\u30ff\u3400-\u9fff"
 _NUMBER = re.compile(
-    r"(?<![\w.])(?:(?<![0-9)}] )[-\u2212] ?)?(?:\\?[$€£¥₹])?"
+    rf"(?<![^\W{_CJK}])(?<!\.)(?:(?<![0-9)}}] )[-\u2212\u2013] ?)?(?:\\?[$€£¥₹])?"
     r"(?:\\[dt]?frac\{-?[0-9.]+\}\{[0-9.]+\}"
     r"|(?:[0-9]+ )?[0-9]+/[0-9]+"
     r"|(?:[0-9]{1,3}(?:(?:,|\{,\})[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?(?:e[-+]?[0-9]{1,3}\b)?|\.[0-9]+)"
-    r"(?: ?\\?%|[^\W\d_]{1,20})?",  # a unit, or a variable: what follows tells that it is no number
+    # a unit, or a variable: what follows tells that it is no number
+    r"(?: ?\\?%| (?:thousand|million|billion|trillion)\b|[^\W\d_]{1,20})?",
 )
 _GROUP = re.compile(r"(?:\\[{(]|[\[({])[^()\[\]{}\n]{1,200}(?:\\[})]|[\])}])")
 _MATH = re.compile(r"\$\$([^$]{1,300})\$\$|\$([^$\n]{1,300})\$|\\\(([^\n]{1,300}?)\\\)|\\\[([^\n]{1,300}?)\\\]")
 _EITHER = re.compile(r"[0-9][^.\n]{0,40}\b(?:or|either)\b[^.\n]{0,40}$", re.IGNORECASE)
+_OR = re.compile(r"\W*or\b", re.IGNORECASE)
+_NEXT = re.compile(r"\s*(?:,|;|/|and\b|or\b)\s*(?:and\b|or\b)?\s*(?:\$|\\\(|[a-z] ?=|[0-9])")
+_PART_OF_MORE = re.compile(
+    r"(?:[0-9)}\]%]|(?<![^\W_])[a-zA-Z])(?: [-*\u2212\u2013] |[-*\u2212\u2013]| ?[+/\u00d7\u00f7\u00b7] ?)"
+    r"(?:\\?[$€£¥₹])?$|(?:\\(?:times|cdot|div|pm)|[\^_+\u221a])[ {(]*$|\}\{$|[0-9][,:]$"
+    r"|[a-zA-Z][({]$(?<!text\{)(?<!bf\{)(?<!rm\{)"
+    r"|[0-9%] (?:to|and|through) \$?$"
+    r"|\b(?:minus|negative|plus|times|divided by|(?:less|more|fewer|greater|other) than|log|ln|sin|cos|tan)[ $*]*$"
+    r"|(?:\b(?:not|never|cannot)|n['\u2019]t)\b[^.,;:!?\n=0-9]{0,15}$",
+    re.IGNORECASE,
+)
+"""What before a number says that it is an operand, an index, one end of a range, or denied."""
+_GOES_ON = re.compile(
+    r" ?(?:\^|[²³⁰-⁹½⅓⅔¼¾π√\u00d7\u00f7\u00b7]|\\(?:pi|sqrt|times|cdot|div|theta|pm)|/ ?(?:[0-9({\\]|[a-zA-Z]\b))"
+    r"| \* [\w({]|\*[\w({]|\*\*[\w({]| [b-fi-kn-rt-zD-HO-RT-Z](?![\w'.])"
+    r"| (?:squared|cubed|and a half|plus|minus|times|divided by)\b"
+)
+"""What after a number says that it is not all of the value."""
 _ONLY_NUMBERS = re.compile(r"[-+0-9.,;/$%\s]*")
 
 
@@ -126,13 +149,16 @@ def boxed(text: str) -> list[str]:
 def _announced(text: str) -> Iterator[str]:
     for match in _SAYS.finditer(text):
         said = match[1].strip()
+        while again := _SAYS.match(said.removeprefix("The ").removeprefix("the ").removeprefix("final ")):
+            said = again[1].strip()
         end = _SENTENCE_END.search(said)
-        said = (said[: end.start()] if end else said).strip()
+        said = (said[: end.start()] if end and not _OR.match(said[end.end() :]) else said).strip()
         if "box{" in said or "boxed" in said:
             continue
         if plain_value(clean(said)) is None:
             math = _MATH.match(said)
-            said = math[0] if math else _REASON.split(said)[0]
+            alone = math and not _NEXT.match(said[math.end() :])
+            said = math[0] if math and alone else _REASON.split(said)[0]
         if said:
             yield said
 
@@ -171,4 +197,6 @@ def _last_number(tail: str) -> str:
         raise NoAnswer("no number")
     if _EITHER.search(tail[max(0, last.start() - 100) : last.start()]):
         raise NoAnswer("one number or another")
+    if _PART_OF_MORE.search(tail[max(0, last.start() - 60) : last.start()]) or _GOES_ON.match(tail, last.end()):
+        raise NoAnswer("the last number is part of something")
     return last[0]

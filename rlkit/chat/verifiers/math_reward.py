@@ -40,6 +40,16 @@ _ENVIRONMENT = re.compile(r"\\(?:begin|end)\{[a-z]{1,20}\}")
 _TOWER = re.compile(r"(?:\^|\*\*)[^\s,;=+]{0,30}?(?:\^|\*\*)[^\s,;=+]{0,30}?(?:\^|\*\*)|(?:\^|\*\*)[ ({]*-?[0-9]{4,}")
 _TOO_LARGE = re.compile(r"[0-9]{4,} ?!|[0-9)] ?! ?!|! ?\)+ ?!|[0-9]{60,}|[0-9]{7,}\}? ?(?:\^|\*\*)")
 _OPTION = re.compile(r"\(?([A-Za-z])(?:\)|[.:](?!\S)| ?\))[\s\S]*|\(?([A-Za-z])\)?")
+_ANOTHER = re.compile(r"\(?\b[a-z](?:\)|[.:](?!\S))|\b(?:or|and)\b|[,/&]\s?\(?[a-z]\b(?!\s[a-z])", re.IGNORECASE)
+"""What after an option's letter names another one, or may."""
+_TRUTH = re.compile(r"(yes|no|true|false)(?:[,.;:!]\s(?!(?:or|and|yes|no|true|false)\b)[\s\S]*)?")
+_CHOICE = re.compile(
+    r"\\(?:vee|lor|to|(?:long)?rightarrow|Rightarrow|n?leq?|n?geq?|neq?|lt|gt)(?![a-zA-Z])|[<>≤≥≠\u2228→]"
+)
+"""What no answer has a part of, unless the right one has: this or that, from this to that, more than this."""
+_TWO_UNITS = re.compile(r"[0-9][^0-9=]*(?:\\(?:text|mathrm|mbox) ?\{|(?<![\\a-zA-Z])[a-z]{2,})[^=]*[0-9]|\|")
+"""What no plain number has a part of: two numbers with words, as in 5 ft 6 in; absolute values."""
+_TWO_NAMES = re.compile(r"=.*(?:,(?![0-9]{3})|;|\\text ?\{ ?(?:and|or)|\b(?:and|or)\b).*=")
 _EQUALS = re.compile(r"(?<![<>!=\\:])=(?!=)")
 
 
@@ -104,13 +114,17 @@ def _is_same(wanted: Wanted, text: str, settings: MathSettings) -> bool:
     if wanted.is_text:
         return _same_option(wanted.text, text)
     value = plain_value(text)
-    if value is None and isinstance(wanted.value, Number) and (sides := _sides(text)):
+    if value is None and isinstance(wanted.value, Number) and not _TWO_NAMES.search(text) and (sides := _sides(text)):
         value = sides[-1]
         if not all(same_value(value, side, settings.tolerance) for side in sides):
             return False
     if value is not None and wanted.value is not None:
         undone = settings.worked_out and _is_undone(wanted.value, value)
         return not undone and same_value(wanted.value, value, settings.tolerance)
+    if _CHOICE.search(text) and not _CHOICE.search(wanted.text):
+        return False
+    if isinstance(wanted.value, Number) and (_TWO_UNITS.search(text) or _TWO_NAMES.search(text)):
+        return False
     if _is_no_formula(text) or (settings.worked_out and _is_to_do(wanted, text)):
         return False
     return _same_formula(wanted.text, text, settings.formula_seconds)
@@ -128,9 +142,14 @@ def _normal(text: str) -> str:
 
 
 def _same_option(wanted: str, text: str) -> bool:
-    """Compare the letters of a multiple choice: (B), B., B) because."""
+    """Compare the letters of a multiple choice: (B), B., B) because; or the first word of: yes, because."""
+    truth = _TRUTH.fullmatch(_normal(text))
+    if truth and truth[1] == _normal(wanted):
+        return True
     one, other = _OPTION.fullmatch(_normal(wanted)), _OPTION.fullmatch(_normal(text))
-    return bool(one and other) and (one[1] or one[2]) == (other[1] or other[2])  # type: ignore[index]
+    if one is None or other is None or (other[1] and _ANOTHER.search(_normal(text), other.end(1) + 1)):
+        return False
+    return (one[1] or one[2]) == (other[1] or other[2])
 
 
 def _sides(text: str) -> list[Value]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 MAX_CHARACTERS = 300
 """Longer texts are no plain value."""
@@ -50,23 +50,32 @@ _UNIT = re.compile(r" ?\^? ?°?(?: ?(?:[^\W\d_]+\.?|[/\\*·²³°'-])(?: ?\^ ?\{
 _NO_UNIT = re.compile(
     r"\b(?:or|and|to|either|not|than|plus|minus|times|divided|squared|cubed|nan|inf|infinity|pi)\b", re.IGNORECASE
 )
-_LARGE = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-_SYMBOL = re.compile(r"(?<![^\W\d_])[a-zA-Z](?![^\W\d_])")
+_LARGE = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12, "k": 3}
+_SYMBOL = re.compile(r"(?<![^\W\d_])[a-zA-Z\u0391-\u03a8\u03b1-\u03bb\u03bd-\u03c9](?![^\W\d_])")
 _WORDS = re.compile(r"\\(?:text|mathrm|mbox|textbf|mathbf|operatorname|rm|textit) ?\{([^{}]*)\}")
 _DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`"))
 _CURRENCY = re.compile(r"(?:US|A|C|NZ|HK)?\\?[$€£¥₹₩₽] ?|(?:USD|EUR|GBP|Rs\.?) ?(?=[0-9])")
-_SIGNS = str.maketrans(
-    "\u2212\u2013\ufe63\u00d7\u00b7\u00a0\u202f\uff0c", "---**  ,"
-)  # minus signs, times, spaces, comma
+_SIGNS: dict[int, Any] = str.maketrans(
+    "\u2212\u2013\ufe63\uff0d\u00d7\u00b7\u00a0\u202f\uff0c\uff08\uff09\uff1d\uff05", "----**  ,()=%"
+)  # minus signs, times, spaces, and what Chinese is set with
+_SIGNS |= {ord(sign): f" {top}/{bottom}" for sign, top, bottom in zip("½⅓⅔¼¾⅕⅛", "1121311", "2334458")}
+_SIGNS |= {ord("\u2205"): r"\emptyset"}
+_RAISED = re.compile("[⁻]?[⁰¹²³⁴-⁹]+")
+_LOWERED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
+_REPEATING = re.compile(r"([0-9]*)\.([0-9]{0,20})\\(?:overline|bar) ?\{([0-9]{1,20})\}")
+_JOINED = re.compile(r",? ?(?:\\text ?\{ ?(?:or|and) ?\}|\b(?:or|and)\b) ?")
+_NAMED = re.compile(r"^[a-zA-Z](?:_\{?[0-9]\}?)? ?= ?")
 _UNITS = frozenset("mgshlLKNJWVACFbB")
 """Single letters that are units; any other one is a variable."""
 
 
 def clean(text: str) -> str:
     r"""Return a text without what surrounds a value: ``$..$``, emphasis, spacing commands, a final full stop."""
-    text = text.translate(_SIGNS).strip()
+    text = _RAISED.sub(lambda match: f"^{{{match[0].translate(_LOWERED)}}}", text.translate(_SIGNS).strip())
+    text = re.sub(r"√ ?([0-9]+|[a-z])(?![\w.])", r"\\sqrt{\1}", text)
+    text = text.replace(r"\varnothing", r"\emptyset")
     text = re.sub(r"\\(?:left|right|displaystyle|!)(?![a-zA-Z])|\{,\}", lambda m: "," if m[0] == "{,}" else "", text)
-    text = re.sub(r"\\[,;: ]|\\q?quad(?![a-zA-Z])|~|\s+", " ", text).strip()
+    text = re.sub(r"(?<!\\)\\[,;: ]|\\q?quad(?![a-zA-Z])|~|\s+", " ", text).strip()
     for _ in range(4):
         before = text
         text = text.strip().rstrip("。").strip()
@@ -77,7 +86,7 @@ def clean(text: str) -> str:
                 text = inside
         if text == before:
             break
-    return text
+    return re.sub(r"^(?:negative|minus) (?=\\?[$0-9])", "-", text, flags=re.IGNORECASE)
 
 
 def plain_value(text: str) -> Value | None:
@@ -94,7 +103,7 @@ def plain_value(text: str) -> Value | None:
 def plain_number(text: str) -> Number | None:
     """Read one number, with its currency, percent sign or unit."""
     text = _WORDS.sub(lambda match: f" {match[1].strip()} ", text).strip()
-    text = _FRACTION.sub(_as_division, text)
+    text = _REPEATING.sub(_as_repeating, _FRACTION.sub(_as_division, text))
     sign, text = ("-", text[1:].lstrip()) if re.match(r"- ?(?:\\?[$€£¥₹]|\(|USD)", text) else ("", text)
     text = _CURRENCY.sub("", text, count=1) if _CURRENCY.match(text) else text
     match = _NUMBER.match(text)
@@ -109,6 +118,13 @@ def plain_number(text: str) -> Number | None:
 
 def _as_division(match: re.Match[str]) -> str:
     return f" {match[1] or match[2]}/{match[3] or match[4]} "
+
+
+def _as_repeating(match: re.Match[str]) -> str:
+    r"""Return 0.1\\overline{6} as 15/90, in lowest terms."""
+    whole, first, repeated = match[1] or "0", match[2], match[3]
+    bottom = 10 ** len(first) * (10 ** len(repeated) - 1)
+    return str(Fraction(int(whole + first + repeated) - int(whole + first), bottom))
 
 
 def _read(match: re.Match[str], sign: str) -> Number | None:
@@ -143,9 +159,12 @@ def _with_unit(number: Number, rest: str) -> Number | None:
     if not rest or _CURRENCY.fullmatch(rest):
         return number
     rest = rest.replace(r"^\circ", "°").replace(r"^{\circ}", "°")
-    large = re.match(r"(thousand|million|billion|trillion)s?\b", rest, re.IGNORECASE)
+    large = re.match(r"((?i:thousand|million|billion|trillion))s?\b|(k)\b", rest)
     if large:
-        number, rest = number._replace(value=number.value * 10 ** _LARGE[large[1].lower()]), rest[large.end() :].strip()
+        number, rest = (
+            number._replace(value=number.value * 10 ** _LARGE[(large[1] or large[2]).lower()]),
+            rest[large.end() :].strip(),
+        )
     symbols = [found[0] for found in _SYMBOL.finditer(rest)]
     if _NO_UNIT.search(rest) or not _UNIT.fullmatch(rest) or any(one not in _UNITS for one in symbols) or "\\" in rest:
         return None
@@ -154,12 +173,22 @@ def _with_unit(number: Number, rest: str) -> Number | None:
 
 def _several(text: str) -> Several | None:
     brackets = ""
-    for start, end in (("\\{", "\\}"), ("{", "}"), ("(", ")"), ("[", "]"), ("[", ")"), ("(", "]")):
+    for start, end in (
+        (r"\langle", r"\rangle"),
+        ("\\{", "\\}"),
+        ("{", "}"),
+        ("(", ")"),
+        ("[", "]"),
+        ("[", ")"),
+        ("(", "]"),
+    ):
         if text.startswith(start) and text.endswith(end) and len(text) > 2:
-            text, brackets = text[len(start) : -len(end)], start[-1] + end[-1]
+            text, brackets = text[len(start) : -len(end)], "()" if start == r"\langle" else start[-1] + end[-1]
             break
-    parts = re.split(r"[,;]", text)
-    numbers = [plain_number(part.strip()) for part in parts]
+    if not brackets and _JOINED.search(text):
+        text, brackets = _JOINED.sub(",", text), "{}"
+    parts = [_NAMED.sub("", part.strip()) for part in re.split(r"[,;]", text)]
+    numbers = [plain_number(part) for part in parts]
     if len(parts) < 2 and brackets != "{}":
         single = numbers[0] if brackets else None
         return Several((single,), brackets) if single else None
