@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from statistics import fmean, median, stdev
 from typing import Any
 
@@ -19,7 +20,7 @@ class History:
     Args:
         rows: the last rollouts: ``step`` and the metrics of each.
         start: the first rollouts of the stage.
-        looks: ``step`` and ``eval_...`` of each look at the valid split.
+        looks: ``step`` and ``eval_...`` of each look at the valid split; ``errors``: their standard errors.
         seen: rollouts so far.
         planned: rollouts in all.
         held_out: the metrics of a look that should rise, such as ``eval_reward``.
@@ -57,13 +58,19 @@ class History:
         """Return a metric's first values of the stage."""
         return finite(self.start[:count], name)
 
-    def began(self, holds: Callable[[Row], bool]) -> int:
-        """Return the step of the first rollout of those, up to the last one, for which something holds."""
+    def began(self, holds: Callable[[Row], bool], last: int = 1) -> int:
+        """Return the step of the first rollout of those, up to the last one, for which something holds.
+
+        Args:
+            holds: of a rollout.
+            last: of so many rollouts not all need to: the mean of them lies where single ones may not.
+        """
         step = int(self.rows[-1]["step"])
-        for row in reversed(self.rows):
-            if not holds(row):
+        for ago, row in enumerate(reversed(self.rows)):
+            if holds(row):
+                step = int(row["step"])
+            elif ago >= last:
                 break
-            step = int(row["step"])
         return step
 
 
@@ -86,6 +93,12 @@ def median_of(values: Sequence[float]) -> float:
 def standard_error(one: Sequence[float], other: Sequence[float]) -> float:
     """Return the standard error of the difference of two means."""
     return math.sqrt(sum(stdev(values) ** 2 / len(values) for values in (one, other) if len(values) > 1))
+
+
+def noise(values: Sequence[float]) -> float:
+    """Return the standard deviation of values around a course that changes slowly, from the steps between them."""
+    steps = [after - before for before, after in pairwise(values)]
+    return math.sqrt(fmean(step**2 for step in steps) / 2) if steps else 0.0
 
 
 def has_risen(now: Sequence[float], before: Sequence[float], errors: float = 2.0) -> bool:

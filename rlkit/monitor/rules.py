@@ -5,7 +5,8 @@ Every rule is a pure function that returns a symptom and the step where it began
 
 from __future__ import annotations
 
-from itertools import pairwise
+import math
+from itertools import pairwise, takewhile
 from statistics import fmean
 
 from rlkit.config.monitor import MonitorSettings
@@ -16,6 +17,7 @@ from rlkit.monitor.history import (
     has_risen,
     mean_of_last,
     median_of,
+    noise,
     standard_error,
 )
 
@@ -28,6 +30,10 @@ MIN_DROP = 0.1
 """The least fall of the reward that counts, as a share of it or of its spread: the larger one."""
 MIN_FALL = 0.02
 """The least fall of a held-out figure that counts, whatever its size."""
+GAP_ERRORS = 3.0
+"""Standard errors by which a held-out figure must have fallen: the best of many looks is also the luckiest."""
+UNLIKELY = 1e-5
+"""A run of rollouts without a signal that is likelier than this says nothing: with rare rewards there are many."""
 
 
 def _above(history: History, name: str, limit: float, count: int) -> tuple[float, int] | None:
@@ -35,7 +41,7 @@ def _above(history: History, name: str, limit: float, count: int) -> tuple[float
     now = mean_of_last(history.values(name), count)
     if now is None or now <= limit:
         return None
-    return now, history.began(lambda row: bool(finite([row], name)) and row[name] > limit)
+    return now, history.began(lambda row: bool(finite([row], name)) and row[name] > limit, count)
 
 
 def large_updates(history: History, settings: MonitorSettings) -> Symptom | None:
@@ -71,8 +77,12 @@ def kl_growing(history: History, settings: MonitorSettings) -> Symptom | None:
 
 def kl_low(history: History, settings: MonitorSettings) -> Symptom | None:
     """Return whether the policy has not moved, although half of the stage is over, and has gained nothing."""
-    now = mean_of_last(history.values("kl"), settings.window)
-    if now is None or now >= settings.kl_low or history.seen < max(2 * settings.window, history.planned // 2):
+    values = history.values("kl")
+    now, before = mean_of_last(values, settings.window), mean_of_last(values[: -settings.window], settings.window)
+    if now is None or before is None or history.seen < max(2 * settings.window, history.planned // 2):
+        return None
+    windows_left = max(history.planned - history.seen, 0) / settings.window
+    if max(now, now + (now - before) * windows_left) >= settings.kl_low:  # it moves, though late
         return None
     if _gained(history, settings.window):
         return None
@@ -89,7 +99,8 @@ def reward_falling(history: History, settings: MonitorSettings) -> Symptom | Non
     drop = fmean(before) - fmean(now)
     spread = mean_of_last(history.values("reward_spread"), size) or 0.0
     least = MIN_DROP * max(abs(fmean(before)), spread)
-    if drop <= max(settings.reward_drop * standard_error(now, before), least, 1e-6):
+    error = max(standard_error(now, before), noise(values) * math.sqrt(2 / size))  # 10 values alone may agree by chance
+    if drop <= max(settings.reward_drop * error, least, 1e-6):
         return None
     return f"reward fell from {fmean(before):.4g} to {fmean(now):.4g} within {2 * size} rollouts", _ago(history, size)
 
@@ -102,6 +113,10 @@ def no_signal(history: History, settings: MonitorSettings) -> Symptom | None:
 
     last = history.rows[-SOME:]
     if len(last) < SOME or not all(equal(row) for row in last) or _gained(history, SOME):
+        return None
+    without = len(list(takewhile(equal, reversed(history.rows))))
+    before = [equal(row) for row in history.rows[:-without]]
+    if before and ((sum(before) + 1) / (len(before) + 1)) ** without > UNLIKELY:
         return None
     share = fmean(finite(last, "zero_signal") or [1.0])
     reward = fmean(finite(last, "reward") or [0.0])
@@ -124,7 +139,7 @@ def entropy_collapse(history: History, settings: MonitorSettings) -> Symptom | N
     if kinds is not None:
         said += f", different completions from {kinds_before:.0%} to {kinds:.0%}"
     limit = min(settings.entropy, fmean(start) / 5)
-    return said, history.began(lambda row: bool(finite([row], "entropy")) and row["entropy"] < limit)
+    return said, history.began(lambda row: bool(finite([row], "entropy")) and row["entropy"] < limit, FEW)
 
 
 def length_growing(history: History, settings: MonitorSettings) -> Symptom | None:
@@ -149,7 +164,7 @@ def _length(history: History, settings: MonitorSettings, longer: bool) -> Sympto
         f"completions went from {start:.1f} to {now:.1f} tokens while the reward went from {first:.4g} to {reward:.4g}"
     )
     half = (now + start) / 2
-    return said, history.began(lambda row: (row.get(name, start) > half) == longer)
+    return said, history.began(lambda row: (row.get(name, start) > half) == longer, SOME)
 
 
 def truncated(history: History, settings: MonitorSettings) -> Symptom | None:
@@ -160,13 +175,14 @@ def truncated(history: History, settings: MonitorSettings) -> Symptom | None:
 
 def gradient_growing(history: History, settings: MonitorSettings) -> Symptom | None:
     """Return whether gradients have exploded, and are not a single outlier."""
-    values = history.values("grad_norm")
+    rows = [row for row in history.rows if row.get("zero_signal", 0.0) < 1 and finite([row], "grad_norm")]
+    values = finite(rows, "grad_norm")  # without a signal there is next to no gradient, whatever comes after it
     if len(values) < SOME + settings.window:
         return None
     now, before = median_of(values[-SOME:]), median_of(values[-SOME - settings.window : -SOME])
     if now <= max(settings.gradient_ratio * before, 1.0):
         return None
-    return f"gradient norm grew from {before:.3g} to {now:.3g}", _ago(history, SOME)
+    return f"gradient norm grew from {before:.3g} to {now:.3g}", int(rows[-SOME]["step"])
 
 
 def value_diverging(history: History, settings: MonitorSettings) -> Symptom | None:
@@ -216,14 +232,17 @@ def _late(history: History) -> bool:
 
 
 def hacking_gap(history: History, settings: MonitorSettings) -> Symptom | None:
-    """Return whether a held-out figure has fallen below its best, in two looks, while the reward in training rose."""
+    """Return whether a held-out figure has fallen below its best, in two looks, while the reward in training rose.
+
+    What the choice of prompts does to a look is no fall: looks bring the standard errors of their figures.
+    """
     for name in history.held_out:
         looks = [row for row in history.looks if finite([row], name)]
         if len(looks) < FEW:
             continue
         best = max(looks[:-2], key=lambda row: float(row[name]))
-        fall = max(settings.hacking_gap * abs(best[name]), MIN_FALL)
-        if any(row[name] > best[name] - fall for row in looks[-2:]):
+        least = max(settings.hacking_gap * abs(best[name]), MIN_FALL)
+        if any(best[name] - row[name] < max(least, GAP_ERRORS * _error(best, row, name)) for row in looks[-2:]):
             continue
         before = finite([row for row in history.rows if row["step"] <= best["step"]], "reward")[-SOME:]
         before = before or history.first("reward", SOME)
@@ -234,6 +253,11 @@ def hacking_gap(history: History, settings: MonitorSettings) -> Symptom | None:
                 looks[-2]["step"]
             )
     return None
+
+
+def _error(one: Row, other: Row, name: str) -> float:
+    """Return the standard error of the difference between two looks; 0 where they do not say."""
+    return math.hypot(*(row.get("errors", {}).get(name, 0.0) for row in (one, other)))
 
 
 def _gained(history: History, count: int) -> bool:

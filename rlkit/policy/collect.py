@@ -79,6 +79,8 @@ class Collector:
         self.settings, self.rollout, self.rewarder, self.domain = settings, rollout, rewarder, domain
         self.tokenizer, self.stream, self.valid, self.seed = tokenizer, stream, valid, seed
         self.chunk, self.device, self.amend, self.rates = chunk, device, amend, rates
+        self.errors: dict[str, float] = {}
+        """Standard errors of the figures of the last look: what other valid prompts might have changed."""
         self.constraint = None if domain.constraint is None else domain.constraint.to(device)
 
     @property
@@ -157,11 +159,15 @@ class Collector:
         """
         rollouts = self._complete(lm, self.valid, ("valid",), {"rollout": 0.0, "reward": 0.0})
         present = rollouts.present
-        found = {"reward": float(rollouts.plain.masked_fill(~present, 0.0).sum() / present.sum())}
+        sums = rollouts.plain.masked_fill(~present, 0.0).sum(-1)  # (B,)
+        found = {"reward": float(sums.sum() / present.sum())}
+        each = {"reward": (sums / present.sum(-1))[present.any(-1)]}  # a figure per prompt
         mine = self._share(self.valid)
         values = self.domain.validate(lm, self.tokenizer, mine, self.settings.validate_on, self.device)
         parts = _gather({name: torch.as_tensor(value, dtype=torch.float64) for name, value in values.items()})
-        return found | {name: float(torch.cat([part[name] for part in parts]).mean()) for name in parts[0]}
+        each |= {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        self.errors = {name: _standard_error(values) for name, values in each.items()}
+        return found | {name: float(each[name].mean()) for name in parts[0]}
 
     def _share(self, prompts: Sequence[Prompt]) -> list[Prompt]:
         rank, processes = _place()
@@ -197,6 +203,11 @@ class Collector:
                 device=self.device,
             )
         )
+
+
+def _standard_error(values: Tensor) -> float:
+    """Return the standard error of a mean; 0 where there are too few values to tell."""
+    return float(values.float().std() / len(values) ** 0.5) if len(values) > 1 else 0.0
 
 
 def _place() -> tuple[int, int]:

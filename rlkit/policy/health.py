@@ -29,13 +29,12 @@ from rlkit.monitor.alarms import Alarm, Watch, alarm
 from rlkit.monitor.history import History
 from rlkit.policy.blackbox import FOLDER, not_finite, write_bundle
 from rlkit.policy.group_batch import GroupBatch
-from rlkit.policy.rollback import roll_back
+from rlkit.policy.rollback import HEALTH_FILE, roll_back
 from rlkit.policy.rollouts import Rollouts
 from rlkit.policy.step_log import StepLog
 
 logger = logging.getLogger("rlkit")
 
-STATE_FILE = "health.json"
 LATE = "no answer within"
 """How the error of a sample begins that missed its deadline."""
 VERSIONS = ("rlkit", "torch", "transformers", "numpy", "deepspeed")
@@ -93,17 +92,18 @@ class Health(TrainerCallback):
         Raises:
             TrainingError: some weight is not, and there is no way back.
         """
-        names = not_finite(self.trainer.model)
-        flag = torch.tensor(float(bool(names)), device=self.trainer.args.device)
-        if not global_sum(flag):
-            return
-        said = f"weights are not finite: {', '.join(names[:3]) or 'on another rank'}"
-        found = self._alarm("non_finite", said)
-        if found.action == "rollback" and self.rollbacks < self.settings.rollbacks and self._started:
+        while said := self._wrong_weights():  # again, where those that it was rolled back to are no better
+            found = self._alarm("non_finite", said)
+            if found.action != "rollback" or self.rollbacks >= self.settings.rollbacks or not self._started:
+                self._stop_now(found)
             self._roll_back([found])
             self.trainer.skipping = True  # what is left of the rollout is the sick policy's
-        else:
-            self._stop_now(found)
+
+    def _wrong_weights(self) -> str:
+        names = not_finite(self.trainer.model)
+        flag = torch.tensor(float(bool(names)), device=self.trainer.args.device)
+        wrong = f"weights are not finite: {', '.join(names[:3]) or 'on another rank'}"
+        return wrong if global_sum(flag) else ""
 
     @property
     def _started(self) -> bool:
@@ -166,7 +166,8 @@ class Health(TrainerCallback):
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
         """Take a look at the valid split."""
-        self.watch.history.look(self._shared({"step": state.global_step, **(metrics or {})}))
+        errors = {f"eval_{name}": error for name, error in self.trainer.collector.errors.items()}
+        self.watch.history.look(self._shared({"step": state.global_step, **(metrics or {}), "errors": errors}))
         if not self.trainer.buffer:
             self._answer([found for found in self.watch.lasting() if found.name == "hacking_gap"])
 
@@ -211,9 +212,11 @@ class Health(TrainerCallback):
                 self._say(found)
 
     def _stop(self, found: Alarm) -> None:
-        best = self.trainer.args.load_best_model_at_end and self.trainer.state.best_metric is not None
+        control, best = self.trainer.control, self.trainer.args.load_best_model_at_end
         self._say(found, f"the stage ends here, with its {'best' if best else 'last'} model")
-        self.trainer.control.should_training_stop = True
+        control.should_training_stop = True
+        if best:  # without a look and a checkpoint since the start there would be none to choose from
+            control.should_evaluate = control.should_save = True
 
     def _adapt(self, found: Alarm) -> None:
         state, factor = self.trainer.algorithm.state, self.settings.adapt_factor
@@ -225,7 +228,8 @@ class Health(TrainerCallback):
         self.rollbacks += 1
         before = min(found.since for found in alarms)
         settings, history = self.settings, self.watch.history
-        step = roll_back(self.trainer, before, settings.rollback_learning_rate, settings.rollback_kl_coef)
+        factors = settings.rollback_learning_rate, settings.rollback_kl_coef
+        step = roll_back(self.trainer, before, *factors, times=self.rollbacks)
         history.forget(before)
         self.watch.lasted.clear()
         rate = self.trainer.optimizer.param_groups[0]["lr"]
@@ -270,11 +274,11 @@ class Health(TrainerCallback):
     def save(self, folder: Path) -> None:
         """Write what a checkpoint has to hold."""
         state = {"skips": self.skips, "rollbacks": self.rollbacks, "watch": self.watch.state()}
-        (folder / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
+        (folder / HEALTH_FILE).write_text(json.dumps(state), encoding="utf-8")
 
     def load(self, folder: Path) -> None:
         """Go on from a checkpoint; one of a stage that was not watched starts anew."""
-        path = folder / STATE_FILE
+        path = folder / HEALTH_FILE
         if path.is_file():
             state = json.loads(path.read_text(encoding="utf-8"))
             self.skips, self.rollbacks = state["skips"], state["rollbacks"]

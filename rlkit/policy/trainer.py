@@ -96,6 +96,7 @@ class PolicyTrainer(WrappedTrainer):
         if health is not None:
             health.attach(self)
         self.start_state = {name: p.detach().cpu().clone() for name, p in model.named_parameters() if p.requires_grad}
+        self.start_algorithm = dict(algorithm.state)
         self.reference = None if settings.kl_coef == 0 else Reference(model, args.device, settings.offload)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,54 @@ def test_a_gap_needs_two_looks_below_the_best_and_a_reward_that_rises() -> None:
     assert named(looks(history(), 0.5, 0.6, 0.6, 0.5)) == set()
     assert named(looks(history(), 0.5, 0.6, 0.57, 0.56)) == set(), "within a tenth of the best"
     assert named(looks(history(reward=[0.5] * 40), 0.5, 0.6, 0.52, 0.5)) == set()
+
+
+def test_a_fall_within_the_noise_of_looks_is_no_gap() -> None:
+    found = history()
+    for step, value in zip((1, 10, 20, 30, 40), (0.5, 0.6, 0.55, 0.48, 0.45)):
+        found.look({"step": step, "eval_reward": value, "errors": {"eval_reward": 0.04}})
+    assert named(found) == set(), "3 standard errors of a difference are 3 * 0.04 * 2 ** 0.5 = 0.17"
+    for step, value in ((50, 0.42), (60, 0.41)):
+        found.look({"step": step, "eval_reward": value, "errors": {"eval_reward": 0.04}})
+    assert named(found) == {"hacking_gap"}
+
+
+def test_rare_rewards_are_no_constant_ones() -> None:
+    """One in twenty answers is right: of four groups of four, 0.95 ** 16 = 44 % of rollouts see none."""
+    rng = random.Random(0)
+    said: list[str] = []
+    for _ in range(20):
+        found = History(60)
+        watch = Watch(MonitorSettings(), "grpo", found)
+        for step in range(1, 61):
+            groups = [[float(rng.random() < 0.05) for _ in range(4)] for _ in range(4)]
+            signal = sum(0 < sum(group) < 4 for group in groups) / 4
+            every = [one for group in groups for one in group]
+            found.take(
+                {
+                    "step": step, "reward": sum(every) / 16, "reward_spread": float(signal > 0),
+                    "zero_signal": 1 - signal, "grad_norm": 3 * signal,
+                }
+            )  # fmt: skip
+            said += [alarm.name for alarm in watch.lasting() if watch.news(alarm.name)]
+    assert len(said) <= 1, "20 runs of 60 rollouts"
+
+
+def test_a_reward_that_dies_after_rare_ones_is_seen_later() -> None:
+    rare = [0.0, 1.0] * 10 + [1.0] * 20
+    found = history(zero_signal=rare, reward_spread=[1 - value for value in rare], reward=[0.5] * 40)
+    assert named(found) == {"no_signal"}
+    assert named(history(zero_signal=rare[:28], reward_spread=[0.1] * 28, reward=[0.5] * 28)) == set(), "8 so far"
+
+
+def test_a_policy_that_moves_late_is_not_said_to_stand_still() -> None:
+    moving = [0.0002 * step for step in range(34)]  # 0.0012 to 0.0066, on the way to 0.012
+    assert named(history(34, planned=60, kl=moving, reward=[0.5] * 34)) == set()
+    assert named(history(34, planned=40, kl=moving, reward=[0.5] * 34)) == {"kl_low"}
+
+
+def test_sickness_began_with_the_first_rollout_of_the_mean_that_shows_it() -> None:
+    assert symptoms(history(kl=[0.9, 0.8, 0.4]), MonitorSettings())["kl_high"][1] == 38
 
 
 def test_a_symptom_says_since_when() -> None:

@@ -20,6 +20,7 @@ from rlkit.algorithms.grpo import grpo
 from rlkit.algorithms.ppo import ppo
 from rlkit.errors import RecipeError, TrainingError
 from rlkit.models.wrapped import load_wrapped
+from rlkit.monitor.alarms import alarm
 from rlkit.plugins import load_plugins
 from rlkit.policy.rewarder import WeightedReward
 from rlkit.policy.rollouts import Rollouts
@@ -418,6 +419,24 @@ def test_past_the_limit_the_run_stops_with_a_bundle(tmp_path: Path, start: Path)
     assert built.processing_class.decode(group[0]["ids"]) == group[0]["text"]
 
 
+def test_a_first_step_that_is_not_finite_leaves_a_bundle_too(tmp_path: Path, start: Path) -> None:
+    built = trainer(tmp_path, start, enormous, steps=4, monitor={"non_finite_limit": 0})
+    with pytest.raises(TrainingError, match=r"of 1 steps was not finite \(limit 0\) at step 0"):
+        built.train()
+    bundle = tmp_path / "run" / "blackbox" / "grpo-0"
+    assert (bundle / "metrics.jsonl").read_text() == ""
+    assert load_file(bundle / "tensors.safetensors")["step/0/logprobs"].isfinite().all()
+
+
+def test_a_starting_model_that_is_not_finite_ends_the_run_in_spite_of_rollbacks(tmp_path: Path, start: Path) -> None:
+    built = trainer(tmp_path, start, constant, steps=4, monitor={"actions": {"non_finite": "rollback"}})
+    built.args.eval_on_start = True
+    for tensor in (next(iter(built.model.parameters())).data, next(iter(built.start_state.values()))):
+        tensor.fill_(torch.nan)
+    with pytest.raises(TrainingError, match="weights are not finite"):
+        built.train()
+
+
 def test_a_weight_that_is_not_finite_ends_the_run_before_it_is_sampled_from(tmp_path: Path, start: Path) -> None:
     def breaks() -> None:
         if built.state.global_step == 3:
@@ -473,6 +492,37 @@ def test_rolling_back_restores_the_healthy_weights_and_is_bounded(tmp_path: Path
     assert built.state.global_step == rows[2]["step"] < 40
 
 
+def test_a_sick_checkpoint_is_neither_rolled_back_to_nor_the_best(tmp_path: Path, start: Path) -> None:
+    """Looks and checkpoints at 4, 8 and 12; sick since 7, found at 10 and again, since 11, at 14."""
+    built = trainer(
+        tmp_path, start, many(*HALF), steps=16, train={"save_every_steps": 4, "keep_checkpoints": 9},
+        validate_on={"every_steps": 4, "select_by": "reward"},
+        monitor={"rollback_kl_coef": 2.0, "actions": {"kl_high": "rollback"}},
+    )  # fmt: skip
+    health, seen = built.health, []
+    looks = {4: 0.2, 8: 0.9, 12: 0.3, 16: 0.1}
+    built.collector.validate = lambda lm: {"reward": looks[built.state.global_step]}
+    sick = {10: 7, 14: 11}
+
+    def lasting() -> list:
+        since = sick.get(built.state.global_step)
+        return [alarm("kl_high", "grpo", built.state.global_step, ("sick", since), "rollback")] if since else []
+
+    def watch() -> None:
+        step, state = built.state.global_step, built.state
+        if step in sick:
+            kept = sorted(int(path.name[11:]) for path in Path(built.args.output_dir).glob("checkpoint-*"))
+            seen.append((kept, state.best_metric, state.best_global_step, built.algorithm.state["kl_coef"]))
+
+    health.watch.lasting = lasting
+    built.add_callback(AfterStep(watch))
+    built.train()
+    assert seen == [([4], 0.2, 4, 0.002), ([4], 0.2, 4, 0.004)]
+    assert ["the weights of step 4;" in row["done"] for row in alarms(tmp_path)] == [True, True]
+    assert Path(built.state.best_model_checkpoint).name == "checkpoint-4"
+    assert built.lr_scheduler.get_last_lr()[0] == pytest.approx(0.25e-3)
+
+
 def test_what_is_left_of_a_sick_policys_rollout_trains_nothing(tmp_path: Path, start: Path) -> None:
     """Of the rollouts of four steps the second breaks in its first one: at step 5, after the checkpoint of step 4."""
     seen: list[tuple[torch.Tensor, float]] = []
@@ -501,6 +551,21 @@ def test_stopping_ends_the_stage_and_says_so(tmp_path: Path, start: Path) -> Non
     built.train()
     assert built.state.global_step == 5
     assert alarms(tmp_path)[0]["done"] == "the stage ends here, with its last model"
+
+
+def test_a_stage_that_is_stopped_chooses_among_what_it_looked_at(tmp_path: Path, start: Path) -> None:
+    built = trainer(
+        tmp_path, start, constant, steps=20, monitor={"actions": {"no_signal": "stop"}},
+        validate_on={"every_steps": 20, "select_by": "reward"},
+    )  # fmt: skip
+    built.args.eval_on_start = True
+    looks = {0: 0.5, 5: 0.4}
+    built.collector.validate = lambda lm: {"reward": looks[built.state.global_step]}
+    before = weights(built)
+    built.train()
+    assert built.state.global_step == 5
+    assert alarms(tmp_path)[0]["done"] == "the stage ends here, with its best model"
+    assert torch.equal(weights(built), before), "the starting model was better than what training left"
 
 
 def test_adapting_strengthens_the_penalty_while_kl_is_too_high(tmp_path: Path, start: Path) -> None:
