@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -59,6 +60,7 @@ class Worker:
     def __init__(self, settings: Any) -> None:
         self.name = settings.type
         self.hello = {"type": settings.type, "settings": settings.model_dump(mode="json")}
+        self.mark = f"RLKIT_REWARD_WORKER={uuid.uuid4().hex}"
         self.process: subprocess.Popen | None = None
 
     def judge(self, samples: Sequence[Sample], seconds: float) -> list[Outcome]:
@@ -106,7 +108,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=said,
                 bufsize=0,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                env={**os.environ, "OMP_NUM_THREADS": "1", **dict([self.mark.split("=")])},
                 pass_fds=(shown,),
                 start_new_session=True,
             )
@@ -157,13 +159,14 @@ class Worker:
 
     def kill(self) -> None:
         """Kill the process with all that it has started."""
-        if self.process is None or self.process.returncode is not None:
+        if self.process is None:
             return
-        for pid in _started_by(self.process.pid):  # in sessions of their own, they are not of its group
+        if self.process.returncode is None:
+            with suppress(ProcessLookupError):  # it may have ended by itself
+                os.killpg(self.process.pid, signal.SIGKILL)
+        for pid in _marked(self.mark):  # left behind, or in sessions of their own
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        with suppress(ProcessLookupError):  # it may have ended by itself
-            os.killpg(self.process.pid, signal.SIGKILL)
 
     def close(self) -> None:
         """End the process, and what it has started; a later sample starts it again."""
@@ -185,13 +188,14 @@ def _ready(stream: int, event: int, end: float) -> bool:
     return left > 0 and bool(poll.poll(1000 * left))
 
 
-def _started_by(pid: int) -> list[int]:
-    """Return the processes that one has started, and those that these have, as far as the system tells."""
-    found: list[int] = []
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):  # it has ended meanwhile
-            found += [int(child) for child in path.read_text().split()]
-    return [*found, *(more for child in found for more in _started_by(child))]
+def _marked(mark: str) -> list[int]:
+    """Return the processes that have a variable in their environment, as far as the system tells."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # it has ended meanwhile, or is another user's
+            if mark.encode() in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return found
 
 
 def _last_lines(said: IO[bytes]) -> str:

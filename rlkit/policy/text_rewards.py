@@ -164,7 +164,7 @@ class TextReward:
 
 def reason(error: BaseException) -> str:
     """Return an error as a line that says why a sample has no score."""
-    text = " ".join(f"{type(error).__name__}: {_said(error)}"[: MAX_REASON + 1].split())
+    text = " ".join(f"{type(error).__name__}: {_said(error)}"[: MAX_REASON + 1].split()).removesuffix(":")
     text = text if len(text) <= MAX_REASON else f"{text[: MAX_REASON - 3]}..."
     return text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair cannot be written
 

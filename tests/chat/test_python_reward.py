@@ -153,6 +153,8 @@ def test_numbers_of_tensors_and_arrays_are_numbers(tmp_path: Path) -> None:
 def test_a_file_that_raises_says_where(tmp_path: Path) -> None:
     with pytest.raises(PluginError, match=r"mine\.py:4: ZeroDivisionError: division by zero; mend the file"):
         python_function(settings(tmp_path, GOOD + "\n1 / 0\n"), None)
+    with pytest.raises(PluginError, match=r"mine\.py:4: SystemExit: 0; mend the file"):
+        python_function(settings(tmp_path, GOOD + "\nraise SystemExit(0)\n"), None)
 
 
 def test_under_supervision_a_function_that_raises_or_hangs_costs_its_sample_only(tmp_path: Path) -> None:

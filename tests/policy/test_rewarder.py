@@ -208,7 +208,7 @@ def moody(settings, domain):
         if word == "spawn":
             import subprocess
             subprocess.Popen(["sleep", "61"])
-            subprocess.Popen(["sleep", "62"], start_new_session=True)
+            subprocess.Popen(["sh", "-c", "sleep 62 &"], start_new_session=True).wait()
             time.sleep(60)
         if word == "read":
             return [float(len(sys.stdin.read()))]

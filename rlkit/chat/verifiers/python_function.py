@@ -72,7 +72,7 @@ def load_file(settings: PythonSettings) -> ModuleType:
     sys.modules[name] = module  # dataclasses look their module up
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's file raises is the user's to mend
+    except (Exception, SystemExit) as error:  # whatever the user's file raises is the user's to mend
         del sys.modules[name]
         at = _last_line(error, str(path))
         raise PluginError(
@@ -81,7 +81,7 @@ def load_file(settings: PythonSettings) -> ModuleType:
     return module
 
 
-def _last_line(error: Exception, path: str) -> str:
+def _last_line(error: BaseException, path: str) -> str:
     trace, line = error.__traceback__, ""
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == path:
@@ -116,7 +116,7 @@ def _number(value: Any, where: str) -> float:
 
 def _short(value: Any) -> str:
     try:
-        text = repr(value)
+        text = repr(value[:80] if isinstance(value, str | bytes) else value)
     except ValueError:  # an integer of more digits than Python prints
         text = f"a {type(value).__name__} that cannot be printed"
     return text if len(text) <= 80 else f"{text[:77]}..."
