@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import time
 from collections.abc import Iterator
 
@@ -11,7 +13,9 @@ from rlkit.chat.verifiers.code import CodeReward
 from rlkit.chat.verifiers.sandbox.job import Checks
 from rlkit.chat.verifiers.sandbox.pool import Sandbox
 from rlkit.config.verifiers_code import CodeSettings
+from rlkit.errors import DataError
 from rlkit.policy.text_rewards import Sample
+from rlkit.records import Prompt, Source
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +112,34 @@ def test_starting_the_sandbox_is_not_a_samples_time(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(slow, "_alive", late)
     assert slow.run([("def f(x):\n    return x", Checks(("assert f(1) == 1",)))])[0].kind == "passed"
     slow.close()
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"tests": 5}, "tests: no text, nor a list of texts, got '5'"),
+        ({"tests": ["assert f(1)"], "entry_point": "f()"}, "entry_point: not the name of a function, got 'f()'"),
+        ({"test_list": [None], "entry_point": 3}, "test_list: no text, nor a list of texts, got '[None]'; entry_point"),
+        ({"cases": {"input": "1", "output": "2"}}, "cases: no list, got"),
+        ({"cases": [{"input": "1", "output": "1"}, {"inputs": ["1"]}]}, "output, got \"{'inputs': ['1']}\""),
+        ({"cases": [{"input": ["1"], "output": ["1"]}]}, "cases: one lacks a text input or output"),
+    ],
+)
+def test_a_row_whose_tests_cannot_be_read_has_no_verdict_and_is_named(
+    reward: CodeReward, row: dict[str, object], problem: str
+) -> None:
+    text = "def f(x):\n    return x"
+    for sample in (completion(text, **row), Sample("", text, answer=json.dumps(row))):
+        (found,) = reward.judge([sample])
+        assert math.isnan(found.score)
+        assert problem in found.error
+    with pytest.raises(DataError, match=r"^tasks\.jsonl:3: ") as raised:
+        reward.reference(Prompt("0", "", text, Source("tasks.jsonl", 3), context=row))
+    assert problem in str(raised.value)
+
+
+def test_the_imports_of_mbpp_and_those_of_the_future_stand_where_they_must(reward: CodeReward) -> None:
+    mbpp = completion("def f(x): return x", test_list=["assert math.sqrt(f(4)) == 2"], test_imports=["import math"])
+    row = {"prompt": 'import math\n\ndef f(x):\n    """Root."""\n', "entry_point": "f", "tests": ["assert f(4) == 2"]}
+    whole = "```python\nfrom __future__ import annotations\n\ndef f(x: Number) -> float:\n    return math.sqrt(x)\n```"
+    assert reward.score([mbpp, completion(whole, **row)]) == [1.0, 1.0]

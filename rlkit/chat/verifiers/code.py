@@ -20,6 +20,7 @@ from rlkit.chat.verifiers.sandbox import isolation
 from rlkit.chat.verifiers.sandbox.job import Case, Checks, Result
 from rlkit.chat.verifiers.sandbox.pool import Sandbox
 from rlkit.config.verifiers_code import CodeSettings
+from rlkit.errors import DataError
 from rlkit.policy.text_rewards import Outcome, Sample, TextReward
 from rlkit.records import Prompt
 
@@ -29,6 +30,9 @@ FENCE = re.compile(r"^[ \t]*+```[ \t]*+(\w*+)[^\n]*+\n(.*?)(?:^[ \t]*+```|\Z)", 
 """Possessive, so that a long line without an end is read once and not from each of its characters."""
 CARRIERS = ("tests", "test_list", "test", "cases")
 """The keys of a row under which tests stand."""
+SETUPS = ("setup", "test_setup_code", "test_imports")
+FUTURE = re.compile(r"^from __future__ import [\w, ]+$", re.MULTILINE)
+"""Must come before anything else."""
 PYTHON = ("", "python", "python3", "py")
 TOP_LEVEL = re.compile(r"(?:\s|def\b|class\b|async\b|import\b|from\b|@|#|$)")
 """How a line begins that goes on with a program of functions; anything else is the model talking."""
@@ -55,11 +59,12 @@ class CodeReward(TextReward):
 
     def run(self, samples: Sequence[Sample]) -> list[Result]:
         """Return how the code of each sample did."""
-        found = [(sample, tests_of(sample), self._refused(sample)) for sample in samples]
-        jobs = [(program_of(sample), tests) for sample, tests, refused in found if tests and not refused]
+        found = [(sample, _tests_or_none(sample), self._refused(sample)) for sample in samples]
+        jobs = [
+            (program_of(sample), tests) for sample, tests, refused in found if isinstance(tests, Checks) and not refused
+        ]
         ran = iter(self.sandbox.run(jobs, until_failure=self.settings.score == "all"))
-        none = Result("unsupported", "the row carries no tests", 0, 0, 0.0)
-        return [none if not tests else refused or next(ran) for _, tests, refused in found]
+        return [tests if isinstance(tests, Result) else refused or next(ran) for _, tests, refused in found]
 
     def judge(self, samples: Sequence[Sample]) -> list[Outcome]:
         """Score samples; one without a verdict says why."""
@@ -73,8 +78,16 @@ class CodeReward(TextReward):
         ]
 
     def reference(self, prompt: Prompt) -> str | None:
-        """Return the program that should pass a prompt's tests: its answer, unless the tests themselves stand there."""
-        return prompt.answer if _in_context(prompt) or not tests_of(prompt) else None
+        """Return the program that should pass a prompt's tests: its answer, unless the tests themselves stand there.
+
+        Raises:
+            DataError: the row's tests cannot be read.
+        """
+        try:
+            tests = tests_of(prompt)
+        except ValueError as error:
+            raise DataError(f"{prompt.source}: {error}; mend the row (docs/sandbox.md)") from error
+        return prompt.answer if _in_context(prompt) or not tests else None
 
     def close(self) -> None:
         """End the sandbox; a later sample starts it again."""
@@ -103,16 +116,57 @@ def tests_of(sample: Sample | Prompt) -> Checks | None:
     """Return the tests of a sample's row, or of a prompt's; None where it carries none.
 
     Read are ``tests``, ``setup``, ``entry_point``, ``prompt`` and ``cases`` (each with ``input`` and ``output``);
-    HumanEval's ``test`` and MBPP's ``test_list`` and ``test_setup_code`` stand for the first two.
+    HumanEval's ``test`` and MBPP's ``test_list``, ``test_setup_code`` and ``test_imports`` stand for the first two.
+
+    Raises:
+        ValueError: they are no texts, or no cases; the message says all that is wrong.
     """
     row = _row(sample)
-    entry = row.get("entry_point") or ""
-    setup = row.get("setup", row.get("test_setup_code"))
+    if problems := _problems(row):
+        raise ValueError("; ".join(problems))
+    setup = next((row[key] for key in SETUPS if row.get(key) is not None), None)
     if setup is None:
         setup = _defined_by(_head(row))
     cases = tuple(Case(str(case["input"]), str(case["output"])) for case in row.get("cases") or ())
     tests = _texts(row.get("tests") or row.get("test_list") or row.get("test") or ())
-    return Checks(tests, _texts(setup), entry, cases) if tests or cases else None
+    return Checks(tests, _texts(setup), row.get("entry_point") or "", cases) if tests or cases else None
+
+
+def _tests_or_none(sample: Sample) -> Checks | Result:
+    """Return a sample's tests, or that there is no verdict without any."""
+    try:
+        tests, reason = tests_of(sample), "the row carries no tests"
+    except ValueError as error:
+        tests, reason = None, str(error)
+    return tests or Result("unsupported", reason, 0, 0, 0.0)
+
+
+def _problems(row: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with what a row says about its tests."""
+    problems = [
+        f"{key}: no text, nor a list of texts, got {str(row[key])[:60]!r}"
+        for key in ("tests", "test_list", "test", *SETUPS)
+        if row.get(key) is not None and not _are_texts(row[key])
+    ]
+    entry, cases = row.get("entry_point"), row.get("cases") or ()
+    if entry and not (isinstance(entry, str) and entry.isidentifier()):
+        problems.append(f"entry_point: not the name of a function, got {entry!r}")
+    if not isinstance(cases, list | tuple):
+        return [*problems, f"cases: no list, got {str(cases)[:60]!r}"]
+    wrong = next((case for case in cases if not _is_case(case)), None)
+    return (
+        problems if wrong is None else [*problems, f"cases: one lacks a text input or output, got {str(wrong)[:60]!r}"]
+    )
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, list | tuple) and all(isinstance(text, str) for text in value))
+
+
+def _is_case(case: object) -> bool:
+    return isinstance(case, Mapping) and all(
+        isinstance(case.get(key), str | int | float) for key in ("input", "output")
+    )
 
 
 def _context(sample: Sample | Prompt) -> Mapping[str, Any]:
@@ -130,7 +184,7 @@ def _row(sample: Sample | Prompt) -> Mapping[str, Any]:
         return context
     try:
         found = json.loads(sample.answer)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = {"tests": sample.answer} if "assert" in sample.answer else {}
     return {**(found if isinstance(found, dict) else {}), **context}
 
@@ -138,7 +192,12 @@ def _row(sample: Sample | Prompt) -> Mapping[str, Any]:
 def _head(row: Mapping[str, Any]) -> str:
     """Return the row's prompt where it is code that ends in the function under test; empty where it is a question."""
     prompt, entry = row.get("prompt"), row.get("entry_point")
-    if not isinstance(prompt, str) or not entry or not _definition_of(entry).search(prompt):
+    if (
+        not isinstance(prompt, str)
+        or not isinstance(entry, str)
+        or not entry
+        or not _definition_of(entry).search(prompt)
+    ):
         return ""
     return prompt if _defined_by(prompt) else ""
 
@@ -188,4 +247,6 @@ def program_of(sample: Sample) -> str:
 
 def _after(prompt: str, code: str, whole: bool) -> str:
     """Return code after the prompt; whole functions replace the open one that the prompt ends with."""
-    return f"{_defined_by(prompt)}\n\n{code}" if prompt and whole else prompt + code
+    if not (prompt and whole):
+        return prompt + code
+    return "\n".join((*FUTURE.findall(code), _defined_by(prompt), "", FUTURE.sub("", code)))
