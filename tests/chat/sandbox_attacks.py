@@ -367,6 +367,8 @@ PROGRAMS = [
     Attack("a program leaves a thread behind that prints without end",
            "import threading\ndef work():\n    while True: print(7391)\nthreading.Thread(target=work).start()",
            cases=LINE),
+    Attack("a program ends with a status that no process can have", "print(7391)\nraise SystemExit(2 ** 99 + 1)",
+           cases=LINE, kinds=("error",)),
     Attack("a program never ends its end",
            "import atexit, time\nprint(7391, flush=True)\natexit.register(time.sleep, 60)", cases=LINE,
            kinds=("timeout",), hangs=True),

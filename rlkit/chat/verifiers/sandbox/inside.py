@@ -109,7 +109,7 @@ def _run_main(code: str) -> int:
     try:
         exec(compile(code, "<solution>", "exec", dont_inherit=True), driver.new_module("__main__"))
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
+        return end.code & 0xFF if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:  # whatever it raises, it has failed
         return 1
     return 0
