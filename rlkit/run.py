@@ -148,10 +148,9 @@ def _run_stage(job: Job, inputs: str) -> None:
 
 def execute(job: Job) -> dict[str, Any]:
     """Run one stage in this process; returns its artefacts."""
-    from transformers.utils import logging as transformers_logging
+    from rlkit.models.load import quiet
 
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    quiet()
     job.engine.prepare()
     return job.registry.get("stage", job.settings.type).load()(job)
 

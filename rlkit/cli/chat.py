@@ -65,15 +65,14 @@ def _begin(
 ) -> Conversation:
     """Load the model and begin a conversation."""
     import torch
-    from transformers.utils import logging
 
     from rlkit.chat.chat_model import load_chat_model
     from rlkit.chat.converse import Conversation
     from rlkit.engines.local import resolve_device
+    from rlkit.models.load import quiet
     from rlkit.policy.text_sampler import Truncation
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    quiet()
     place = resolve_device(device)
     found = load_chat_model(model)
     found.loaded.model.to(torch.device(place)).eval()

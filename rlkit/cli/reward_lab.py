@@ -28,12 +28,14 @@ def try_recipe(
     Shows what each part gives to each kind of completion, what it costs, and warns where a hostile answer beats the
     honest ones. Samples need a model: --run names a run whose earlier stages are finished, else the recipe's own model.
     """
+    from rlkit.models.load import quiet
     from rlkit.recipe import load_recipe
     from rlkit.reward_lab.trial import try_rewards
     from rlkit.run_directory import RunDirectory
 
     loaded = load_recipe(recipe, overrides or ())
     folder = run or Path("runs") / loaded.recipe.name
+    quiet()
     _show(try_rewards(loaded.recipe, RunDirectory(folder), count, stage))
 
 
@@ -59,20 +61,11 @@ def replay(
     line: Annotated[int | None, typer.Option(min=1, help="One line of it.", show_default="all")] = None,
 ) -> None:
     """Score quarantined completions again, one after the other, with the settings that they failed under."""
-    import json
+    from rlkit.reward_lab.replay import again, read
 
-    from rlkit.errors import DataError
-    from rlkit.reward_lab.replay import again
-
-    file = run / "quarantine.jsonl"
-    if not file.is_file():
-        raise DataError(f"{file}: there is none: every completion of this run had a score, or it is no run")
-    rows = [json.loads(text) for text in file.read_text(encoding="utf-8").split("\n") if text.strip()]
-    if line is not None and line > len(rows):
-        raise DataError(f"--line: {file} has {len(rows)} lines, got {line}")
-    for number, row in enumerate(rows, 1):
-        if line in (None, number):
-            typer.echo(f"{number}: {row['reward']}: {again(row)} (was: {row['error']})")
+    rows = list(read(run / "quarantine.jsonl", line))
+    for (number, row), said in zip(rows, again(row for _, row in rows)):
+        typer.echo(f"{number}: {row['reward']}: {said} (was: {row['error']})")
 
 
 def _print(table: Any) -> None:

@@ -137,11 +137,13 @@ def _scorer(settings: Any, rows: int, device: str) -> Any:
     """
     from rlkit.engines.local import resolve_device
     from rlkit.errors import PluginError
+    from rlkit.models.load import quiet
     from rlkit.plugins import load_plugins
     from rlkit.policy.supervised import SupervisedReward
 
     if settings.supervised:
         return SupervisedReward(settings, None)
+    quiet()
     found = load_plugins().get("reward", settings.type).load()(settings, None)
     if not callable(getattr(found, "judge", None)):
         raise PluginError(

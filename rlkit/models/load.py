@@ -19,6 +19,7 @@ from transformers import (
     Qwen2ForCausalLM,
     set_seed,
 )
+from transformers.utils import logging as transformers_logging
 
 from rlkit.config.models import AdapterSettings, CausalLMSettings
 from rlkit.errors import ModelError
@@ -35,6 +36,12 @@ class LoadedModel(NamedTuple):
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     new_token_ids: list[int]
+
+
+def quiet() -> None:
+    """Keep transformers' own progress bars and notes off the terminal; its errors stay."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
 
 
 def load_causal_lm(
