@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from rlkit.cli.main import app
 from rlkit.config.models import CausalLMSettings
 from rlkit.config.rewards import RewardCase
-from rlkit.errors import RecipeError, TrainingError
+from rlkit.errors import DataError, RecipeError, TrainingError
 from rlkit.job import Job
 from rlkit.plugins import load_plugins
 from rlkit.policy.rewarder import WeightedReward
@@ -248,16 +248,41 @@ def test_scored_rows_say_what_they_cost_and_why_one_has_no_score(tmp_path: Path)
     assert "1 without a score" in found.output
 
 
-def test_a_quarantined_completion_is_tried_again(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    from rlkit.plugins import load_plugins
-
-    settings = load_plugins().get("reward", "python").settings(**{**python(tmp_path, PICKY), "type": "python"})
+def quarantined(folder: Path, settings: dict, *completions: str) -> Path:
+    """A run with a quarantine of these completions."""
+    (folder / "run").mkdir()
     row = {
-        "reward": "python", "settings": settings.model_dump(mode="json"), "error": "no answer within 1 seconds",
-        "prompt": "2 + 2?", "completion": "4", "answer": "4", "truncated": False, "context": None,
+        "reward": "python", "settings": settings, "error": "no answer within 1 seconds",
+        "prompt": "2 + 2?", "answer": "4", "truncated": False, "context": None,
     }  # fmt: skip
-    (tmp_path / "run" / "quarantine.jsonl").write_text(json.dumps(row) + "\n")
-    found = command("rewards", "replay", tmp_path / "run")
+    lines = [json.dumps({**row, "completion": text}) + "\n" for text in completions]
+    (folder / "run" / "quarantine.jsonl").write_text("".join(lines))
+    return folder / "run"
+
+
+def test_a_quarantined_completion_is_tried_again(tmp_path: Path) -> None:
+    run = quarantined(tmp_path, python(tmp_path, PICKY), "4")
+    found = command("rewards", "replay", run)
     assert "1: python: score 1 in " in found.output
     assert "(was: no answer within 1 seconds)" in found.output
+
+
+def test_rewards_in_the_runs_process_are_replayed_and_loaded_once(tmp_path: Path) -> None:
+    loads = f"with open({str(tmp_path / 'loads')!r}, 'a') as file:\n    file.write('x')\n"
+    batch = "def reward(completions):\n    return [1 / len(text) for text in completions]\n"
+    found = command("rewards", "replay", quarantined(tmp_path, python(tmp_path, loads + batch, per="batch"), "", "44"))
+    first, second = found.output.splitlines()
+    assert first.startswith("1: python: no score: ZeroDivisionError: division by zero (was: ")
+    assert second.startswith("2: python: score 0.5 in ")
+    assert (tmp_path / "loads").read_text() == "x"
+
+
+def test_a_quarantine_that_was_cut_short_or_fits_no_more_is_said_in_a_line(tmp_path: Path) -> None:
+    run = quarantined(tmp_path, python(tmp_path, PICKY), "4", "5")
+    (tmp_path / "mine.py").unlink()
+    with (run / "quarantine.jsonl").open("a") as file:
+        file.write('{"reward": "pyth')
+    cut, gone = command("rewards", "replay", run, "--line", "3"), command("rewards", "replay", run, "--line", "2")
+    assert "quarantine.jsonl:3: not valid JSON: " in str(cut.exception)
+    assert isinstance(gone.exception, DataError)
+    assert "mine.py' cannot be read: no such file or directory" in str(gone.exception)
