@@ -24,6 +24,7 @@ SAME = [
     ("-3", "It comes to -3."),
     ("-3", "\\boxed{\u22123}"),
     ("1234", "1,234"),
+    ("1234567", r"\boxed{1'234'567}"),
     ("1,234", r"\boxed{1{,}234}"),
     ("1000000", "the answer is 1 000 000"),
     ("1000000", r"\boxed{10^6}"),
@@ -112,6 +113,8 @@ SAME = [
     ("12", "Two answers, 5 and 7, add up. <answer>The sum is 12</answer>"),
     ("He has 3 <<1+2=3>>3.\n#### 3", "3"),
 ]
+TWO = ("\\\\", "|", r"\mid ", r"\cup ", "...", r"\sim ", r"\&", "&", r"\wedge ", r"\text{,}", "、", "或", "_")
+"""What a box with two numbers may be written with."""
 DIFFERENT = [
     ("5", "6"),
     ("5", "-5"),
@@ -144,6 +147,7 @@ DIFFERENT = [
     ("3", "The answer is $x = 18$ and $y = 3$."),
     ("6", r"\boxed{x=5,y=6}"),
     ("(5,6)", r"\boxed{5 \text{ or } 6}"),
+    *((wanted, rf"\boxed{{5{between}6}}") for wanted in ("5", "6", "x=5") for between in TWO),
     # more or less
     ("5", r"\boxed{> 5}"),
     ("5", r"\boxed{\ge 5}"),

@@ -49,7 +49,8 @@ _OR = re.compile(r"\W*or\b", re.IGNORECASE)
 _NEXT = re.compile(r"\s*(?:,|;|/|and\b|or\b)\s*(?:and\b|or\b)?\s*(?:\$|\\\(|[a-z] ?=|[0-9])")
 _PART_OF_MORE = re.compile(
     r"(?:[0-9)}\]%]|(?<![^\W_])[a-zA-Z])(?: [-*\u2212\u2013] |[-*\u2212\u2013]| ?[+/\u00d7\u00f7\u00b7] ?)"
-    r"(?:\\?[$€£¥₹])?$|(?:\\(?:times|cdot|div|pm)|[\^_+\u221a])[ {(]*$|\}\{$|[0-9][,:]$"
+    r"(?:\\?[$€£¥₹])?$|(?:\\(?:times|cdot|div|pm)|[\^_+\u221a])[ {(]*$|\}\{$"
+    r"|[0-9](?:[,:]|(?:[|;&~\u3001\u6216]|\.\.\.) ?)$"
     r"|[a-zA-Z][({]$(?<!text\{)(?<!bf\{)(?<!rm\{)"
     r"|[0-9%] (?:to|and|through) \$?$"
     r"|\b(?:minus|negative|plus|times|divided by|(?:less|more|fewer|greater|other) than|log|ln|sin|cos|tan)[ $*]*$"

@@ -49,6 +49,12 @@ _CHOICE = re.compile(
 """What no answer has a part of, unless the right one has: this or that, from this to that, more than this."""
 _TWO_UNITS = re.compile(r"[0-9][^0-9=]*(?:\\(?:text|mathrm|mbox) ?\{|(?<![\\a-zA-Z])[a-z]{2,})[^=]*[0-9]|\|")
 """What no plain number has a part of: two numbers with words, as in 5 ft 6 in; absolute values."""
+_BETWEEN = re.compile(r"(?<![0-9.])[0-9.]*[0-9]([^0-9]+)(?=[.]?[0-9])")
+_FRACTION_BARS = re.compile(r"\\[dtc]?frac ?\{([^{}]*)\} ?\{([^{}]*)\}")
+_ONE_VALUE = re.compile(
+    r"\s*(?:[-+*/^(){}=\u2248]|\\(?:approx|times|cdot|div|frac|text|mathrm)(?![a-zA-Z])|[a-zA-Z ])*[.]?"
+)
+"""What may stand between two numbers of one value; that they are two units or a sum is told elsewhere."""
 _TWO_NAMES = re.compile(r"=.*(?:,(?![0-9]{3})|;|\\text ?\{ ?(?:and|or)|\b(?:and|or)\b).*=")
 _EQUALS = re.compile(r"(?<![<>!=\\:])=(?!=)")
 
@@ -125,6 +131,8 @@ def _is_same(wanted: Wanted, text: str, settings: MathSettings) -> bool:
         return False
     if isinstance(wanted.value, Number) and (_TWO_UNITS.search(text) or _TWO_NAMES.search(text)):
         return False
+    if settings.worked_out and (isinstance(wanted.value, Number) or _sides(wanted.text)) and _are_two(text):
+        return False
     if _is_no_formula(text) or (settings.worked_out and _is_to_do(wanted, text)):
         return False
     return _same_formula(wanted.text, text, settings.formula_seconds)
@@ -161,6 +169,12 @@ def _sides(text: str) -> list[Value]:
 def _is_undone(wanted: Value, got: Value) -> bool:
     """Return whether a whole number was wanted and a division was given, such as 14/2."""
     return isinstance(wanted, Number) and isinstance(got, Number) and wanted.value.denominator == 1 and got.division
+
+
+def _are_two(text: str) -> bool:
+    """Return whether numbers stand beside each other that no one value is made of, such as 5 | 6."""
+    text = _FRACTION_BARS.sub(r"(\1)/(\2)", text)
+    return "}{" in text.replace(" ", "") or any(not _ONE_VALUE.fullmatch(one) for one in _BETWEEN.findall(text))
 
 
 def _is_to_do(wanted: Wanted, text: str) -> bool:

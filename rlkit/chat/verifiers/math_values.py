@@ -73,7 +73,7 @@ def clean(text: str) -> str:
     r"""Return a text without what surrounds a value: ``$..$``, emphasis, spacing commands, a final full stop."""
     text = _RAISED.sub(lambda match: f"^{{{match[0].translate(_LOWERED)}}}", text.translate(_SIGNS).strip())
     text = re.sub(r"√ ?([0-9]+|[a-z])(?![\w.])", r"\\sqrt{\1}", text)
-    text = text.replace(r"\varnothing", r"\emptyset")
+    text = re.sub(r"(?<=[0-9])'(?=[0-9]{3}(?![0-9]))", ",", text.replace(r"\varnothing", r"\emptyset"))
     text = re.sub(r"\\(?:left|right|displaystyle|!)(?![a-zA-Z])|\{,\}", lambda m: "," if m[0] == "{,}" else "", text)
     text = re.sub(r"(?<!\\)\\[,;: ]|\\q?quad(?![a-zA-Z])|~|\s+", " ", text).strip()
     for _ in range(4):
