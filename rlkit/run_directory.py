@@ -124,8 +124,11 @@ class RunDirectory:
         self.keep_lines(stage, before_step=0)
 
     def keep_lines(self, stage: str, before_step: int) -> None:
-        """Drop a stage's metrics, samples and alarms from ``before_step`` on: they will be written again."""
-        for name in ("metrics.jsonl", "samples.jsonl", "alarms.jsonl"):
+        """Drop a stage's metrics, samples and alarms from ``before_step`` on: they will be written again.
+
+        Where it starts anew, so does what of it is in quarantine; those rows say no step.
+        """
+        for name in ("metrics.jsonl", "samples.jsonl", "alarms.jsonl", "quarantine.jsonl"):
             path = self.path / name
             if not path.is_file():
                 continue

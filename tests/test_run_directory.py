@@ -129,7 +129,7 @@ def test_a_removed_stage_leaves_neither_files_nor_lines_nor_an_entry(directory: 
 # ---- logs
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl"])
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl", "alarms.jsonl", "quarantine.jsonl"])
 def test_lines_of_the_stage_from_a_step_on_are_dropped_and_all_others_stay(name: str, directory: RunDirectory) -> None:
     rows = [line("sft", 9), line("grpo", 2, text="\u2028"), line("grpo", 4), line("grpo", 5), line("evaluate", 5)]
     path = write_lines(directory, name, *rows)

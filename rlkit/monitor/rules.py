@@ -30,8 +30,8 @@ MIN_DROP = 0.1
 """The least fall of the reward that counts, as a share of it or of its spread: the larger one."""
 MIN_FALL = 0.02
 """The least fall of a held-out figure that counts, whatever its size."""
-GAP_ERRORS = 3.0
-"""Standard errors by which a held-out figure must have fallen: the best of many looks is also the luckiest."""
+CLEAR = 3.0
+"""Standard errors that are no chance: the best of many looks is also the luckiest."""
 UNLIKELY = 1e-5
 """A run of rollouts without a signal that is likelier than this says nothing: with rare rewards there are many."""
 
@@ -82,7 +82,8 @@ def kl_low(history: History, settings: MonitorSettings) -> Symptom | None:
     if now is None or before is None or history.seen < max(2 * settings.window, history.planned // 2):
         return None
     windows_left = max(history.planned - history.seen, 0) / settings.window
-    if max(now, now + (now - before) * windows_left) >= settings.kl_low:  # it moves, though late
+    doubt = CLEAR * noise(values) / math.sqrt(settings.window)  # estimates of few tokens may lie below 0
+    if max(now, now + (now - before) * windows_left) + doubt >= settings.kl_low:  # it moves, though late
         return None
     if _gained(history, settings.window):
         return None
@@ -242,7 +243,7 @@ def hacking_gap(history: History, settings: MonitorSettings) -> Symptom | None:
             continue
         best = max(looks[:-2], key=lambda row: float(row[name]))
         least = max(settings.hacking_gap * abs(best[name]), MIN_FALL)
-        if any(best[name] - row[name] < max(least, GAP_ERRORS * _error(best, row, name)) for row in looks[-2:]):
+        if any(best[name] - row[name] < max(least, CLEAR * _error(best, row, name)) for row in looks[-2:]):
             continue
         before = finite([row for row in history.rows if row["step"] <= best["step"]], "reward")[-SOME:]
         before = before or history.first("reward", SOME)

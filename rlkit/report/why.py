@@ -6,6 +6,7 @@ are applied to the metrics, a row per log.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,11 +33,13 @@ def explain(path: Path) -> list[str]:
     if not (path / "recipe.yaml").is_file() and not (path / "manifest.json").is_file():
         raise RunError(f"{path}: no run here; name a run directory such as runs/minionerec_grpo")
     run = read_run(path)
+    if not run.stage_names:
+        raise RunError(f"{path}: recipe.yaml names no stages, and nothing has run; name a run directory")
     lines = [f"{path}: {_ending(run, path)}"]
     found = {stage: _alarms(run, stage) for stage in run.stage_names}
     for stage, alarms in found.items():
         lines += _told(stage, alarms)
-    lines += [f"  {line}" for line in (*_quarantine(path), *_blackbox(path))]
+    lines += [f"  {line}" for line in (*_not_finite(run), *_quarantine(path), *_blackbox(run, path))]
     if not any(found.values()):
         lines += [f"  {line}" for line in _course(run)] or ["  no metrics"]
     return lines
@@ -49,6 +52,8 @@ def _ending(run: RunFiles, path: Path) -> str:
     open_stages = [stage for stage in run.stage_names if stage not in run.stages]
     last = _last_event(path)
     if not open_stages:
+        if not _watched(run):
+            return "finished; nobody watched (monitor: null)"
         count = len(run.alarms)
         return "finished" + (", no alarm" if not count else f", {count} alarm{'s' if count > 1 else ''} on the way")
     if last is None:
@@ -58,14 +63,21 @@ def _ending(run: RunFiles, path: Path) -> str:
     at = f" after step {step}" if step else ""
     if what == "finished in ":
         return f"finished up to {stage}; not run yet: {', '.join(open_stages)}"
+    again = "goes on from its checkpoint" if _has_checkpoint(path / stage) else "starts it again"
     if what == "starts":
-        return (
-            f"not finished: {stage} is still running, or was killed{at}; the same command goes on from its checkpoint"
-        )
+        return f"not finished: {stage} is still running, or was killed{at}; the same command {again}"
     kind, _, said = more.partition(": ")
     if kind in ("KeyboardInterrupt", "SystemExit"):
-        return f"interrupted in {stage}{at}; the same command goes on from its checkpoint"
+        return f"interrupted in {stage}{at}; the same command {again}"
     return f"not finished: {stage} ended{at} by {kind}: {said}"
+
+
+def _has_checkpoint(stage: Path) -> bool:
+    return any(stage.glob("checkpoints/checkpoint-*/complete.json"))
+
+
+def _watched(run: RunFiles) -> bool:
+    return run.recipe.get("monitor", {}) is not None
 
 
 def _last_event(path: Path) -> tuple[str, str, str] | None:
@@ -87,20 +99,21 @@ def _last_step(run: RunFiles, stage: str) -> int:
 
 def _alarms(run: RunFiles, stage: str) -> list[dict[str, Any]]:
     said = [row for row in run.alarms if row.get("stage") == stage]
-    return said or (_seen_afterwards(run, stage) if run.recipe.get("monitor", {}) is None else [])
+    return said or ([] if _watched(run) else _seen_afterwards(run, stage))
 
 
 def _seen_afterwards(run: RunFiles, stage: str) -> list[dict[str, Any]]:
-    """Return what the rules find in the metrics of a stage that nobody watched."""
-    watch = Watch(MonitorSettings(), stage, History())
+    """Return what the rules find in the metrics of a stage that nobody watched.
+
+    No gap: metrics do not hold how much chance there is in a look at the valid split.
+    """
+    watch = Watch(MonitorSettings(), stage, History(held_out=()))
     found: list[dict[str, Any]] = []
     for row in run.metrics:
         if row.get("stage") != stage or not is_number(row.get("step")):
             continue
-        if "eval_reward" in row:
-            watch.history.look(row)
-        elif "reward" in row:
-            watch.history.take(row)
+        if "reward" in row:
+            watch.history.take({name: value for name, value in row.items() if is_number(value)})
             found += [alarm.row() for alarm in watch.lasting() if watch.news(alarm.name)]
     return found
 
@@ -131,6 +144,21 @@ def _step(row: Mapping[str, Any]) -> int:
 # ---- what else it left
 
 
+def _not_finite(run: RunFiles) -> Iterator[str]:
+    """Yield since when the loss of a stage is infinite or NaN; the monitor skips such steps, other stages take them."""
+    for stage in run.stage_names:
+        rows = [row for row in run.metrics if row.get("stage") == stage and is_number(row.get("step"))]
+        lost = [row["step"] for row in rows if any(_lost(row.get(name)) for name in ("loss", "eval_loss"))]
+        if lost:
+            keys = ", ".join(f"stages.{stage}.train.{key}" for key in ("learning_rate", "max_grad_norm", "precision"))
+            yield f"{stage}: the loss is infinite or NaN since step {lost[0]}"
+            yield f"  likely too large a learning rate, or too low a precision; change {keys}"
+
+
+def _lost(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
 def _quarantine(path: Path) -> Iterator[str]:
     rows = rows_of(path / "quarantine.jsonl")
     if rows:
@@ -139,9 +167,11 @@ def _quarantine(path: Path) -> Iterator[str]:
         yield f"quarantine: {said}; `rlkit rewards replay {path}` tries them again"
 
 
-def _blackbox(path: Path) -> Iterator[str]:
+def _blackbox(run: RunFiles, path: Path) -> Iterator[str]:
+    """Yield the bundles that alarms name; others are of stages that were redone since."""
     for folder in sorted((path / "blackbox").glob("*/about.json")):
-        yield f"blackbox: {folder.parent} holds the batch, the rollout, its log-probs and the last metrics"
+        if any(str(row.get("done", "")).endswith(f"blackbox/{folder.parent.name}") for row in run.alarms):
+            yield f"blackbox: {folder.parent} holds the batch, the rollout, its log-probs and the last metrics"
 
 
 def _course(run: RunFiles) -> Iterator[str]:
@@ -150,6 +180,6 @@ def _course(run: RunFiles) -> Iterator[str]:
         rows = [row for row in run.metrics if row.get("stage") == stage and "model" not in row]
         for name in ("reward", "eval_reward", "loss", "eval_loss"):
             values = [row[name] for row in rows if is_number(row.get(name))]
-            if len(values) > 1:
+            if len(values) > 1 and not any(_lost(row.get(name)) for row in rows):
                 yield f"{stage}: {name} from {values[0]:.4g} to {values[-1]:.4g} in {_last_step(run, stage)} steps"
                 break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,7 @@ def test_a_sick_run_says_what_since_when_why_and_what_to_change(tmp_path: Path) 
             "not finished: grpo ended after step 2 by TrainingError: reward x: no",
         ),
         ("grpo: starts\ngrpo: ended by KeyboardInterrupt: ", "interrupted in grpo after step 2; the same command"),
-        ("grpo: starts", "not finished: grpo is still running, or was killed after step 2; the same command goes on"),
+        ("grpo: starts", "not finished: grpo is still running, or was killed after step 2; the same command starts it"),
         ("sft: finished in 0:01", "finished up to sft; not run yet: grpo"),
         ("", "not finished: grpo; its log says nothing"),
     ],
@@ -86,12 +87,15 @@ def test_a_run_that_is_not_finished_says_how_it_ended(log: str, said: str, tmp_p
 
 
 def test_what_a_run_left_to_be_looked_at_is_named(tmp_path: Path) -> None:
-    run = a_run(tmp_path / "run", finished=("sft", "grpo"))
+    ended = {**ALARM, "alarm": "non_finite", "done": "the run ends; see blackbox/grpo-5"}
+    run = a_run(tmp_path / "run", alarms=[ended], finished=("sft",))
     errors = ("ValueError: bad day", "ValueError: bad day", "no answer within 1 seconds")
     (run / "quarantine.jsonl").write_text("".join(json.dumps({"error": error}) + "\n" for error in errors))
-    (run / "blackbox" / "grpo-5").mkdir(parents=True)
-    (run / "blackbox" / "grpo-5" / "about.json").write_text("{}")
-    said = explain(run)
+    for name in ("grpo-5", "grpo-9"):  # the second one is of a stage that was redone
+        (run / "blackbox" / name).mkdir(parents=True)
+        (run / "blackbox" / name / "about.json").write_text("{}")
+    said = explain(run)[4:]
+    assert len(said) == 3
     assert (
         f"  quarantine: 3 completions could not be scored, 2 of them: ValueError: bad day; `rlkit rewards replay {run}`"
         in said[1]
@@ -102,7 +106,34 @@ def test_what_a_run_left_to_be_looked_at_is_named(tmp_path: Path) -> None:
 def test_a_run_that_nobody_watched_is_looked_at_afterwards(tmp_path: Path) -> None:
     constant = rewards(*[0.5] * 8, zero_signal=1.0, reward_spread=0.0)
     run = a_run(tmp_path / "run", metrics=constant, finished=("sft", "grpo"), extra="monitor: null\n")
-    assert explain(run)[1] == "  grpo: no_signal since step 1: all rewards of 5 rollouts are 0.5"
+    assert explain(run)[:2] == [
+        f"{run}: finished; nobody watched (monitor: null)",
+        "  grpo: no_signal since step 1: all rewards of 5 rollouts are 0.5",
+    ]
+
+
+def test_damaged_metrics_of_a_run_that_nobody_watched_are_left_out(tmp_path: Path) -> None:
+    rows = rewards(*[0.5] * 8, zero_signal="?", reward_spread=None, kl="x", truncated=True)
+    run = a_run(tmp_path / "run", metrics=rows, finished=("sft", "grpo"), extra="monitor: null\n")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"stage": "grpo", "step": 9, "rew')
+    assert explain(run)[1:] == ["  grpo: reward from 0.5 to 0.5 in 8 steps"]
+
+
+def test_a_loss_that_was_lost_is_said_of_stages_that_no_monitor_watches(tmp_path: Path) -> None:
+    rows = [{"stage": "sft", "step": step, "loss": loss} for step, loss in ((1, 2.0), (2, math.nan), (3, math.nan))]
+    said = explain(a_run(tmp_path / "run", metrics=rows, finished=("sft", "grpo")))
+    assert said[1] == "  sft: the loss is infinite or NaN since step 2"
+    assert "change stages.sft.train.learning_rate" in said[2]
+
+
+def test_a_killed_stage_goes_on_only_where_it_left_a_checkpoint(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "run", "sft: starts\ngrpo: starts", finished=("sft",))
+    assert explain(run)[0].endswith("the same command starts it again")
+    (run / "grpo" / "checkpoints" / "checkpoint-4").mkdir(parents=True)
+    assert explain(run)[0].endswith("the same command starts it again"), "it was cut short"
+    (run / "grpo" / "checkpoints" / "checkpoint-4" / "complete.json").write_text("{}")
+    assert explain(run)[0].endswith("the same command goes on from its checkpoint")
 
 
 def test_the_verb_prints_the_lines_and_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
@@ -110,6 +141,10 @@ def test_the_verb_prints_the_lines_and_a_folder_without_a_run_is_refused(tmp_pat
     assert CliRunner().invoke(app, ["why", str(run)]).output.splitlines() == explain(run)
     with pytest.raises(RunError, match="no run here; name a run directory"):
         explain(tmp_path)
+    for text in ("", "a: ["):
+        (tmp_path / "recipe.yaml").write_text(text)
+        with pytest.raises(RunError, match="names no stages, and nothing has run"):
+            explain(tmp_path)
 
 
 def test_the_report_shows_alarms(tmp_path: Path) -> None:
