@@ -20,7 +20,7 @@ from rlkit.config.rewards import RewardSettings
 from rlkit.errors import TrainingError
 from rlkit.ops.advantages import group_advantages
 from rlkit.policy.rollouts import Rollouts
-from rlkit.policy.supervised import SupervisedReward, within
+from rlkit.policy.supervised import SupervisedReward, close_rewards, within
 from rlkit.policy.text_rewards import Outcome, samples
 
 logger = logging.getLogger("rlkit")
@@ -99,6 +99,10 @@ class Rewarder:
         """Count anew."""
         self.spent = Spent()
 
+    def close(self) -> None:
+        """End the processes of the parts that have any; a later call starts them again."""
+        close_rewards(part.score for part in self.parts)
+
     def __call__(self, rollouts: Rollouts) -> None:
         """Fill in ``rewards``, ``parts``, ``dense`` and ``unstandardized``, and take out what could not be scored.
 
@@ -124,7 +128,13 @@ class Rewarder:
         move = getattr(part.score, "to", None)
         if move is not None:
             move(self.device)
-        score = self._called(part, rollouts).float().cpu()
+        found = self._called(part, rollouts)
+        if not isinstance(found, Tensor) or found.is_complex():
+            raise TrainingError(
+                f"reward {part.name}: must return a tensor of real numbers, got "
+                f"{found.dtype if isinstance(found, Tensor) else type(found).__name__}; look at the reward's code"
+            )
+        score = found.float().cpu()
         if move is not None and self.offload:
             move("cpu")
         took = 1000 * (time.perf_counter() - started)

@@ -12,7 +12,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -292,7 +292,8 @@ class PolicyTrainer(WrappedTrainer):
         if resume_from_checkpoint:
             self._load_state(Path(resume_from_checkpoint))
             self.notes.step = int(Path(resume_from_checkpoint).name.rsplit("-", 1)[1])
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        with closing(self.collector.rewarder):
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     @torch.no_grad()
     def evaluate(

@@ -153,6 +153,12 @@ def test_a_tensor_reward_that_is_not_finite_is_a_mistake_in_its_code(wrong: floa
         mixed(part("broken", [[wrong, 1.0], [1.0, 1.0]]))
 
 
+@pytest.mark.parametrize(("found", "got"), [([[1.0, 2.0]], "list"), (torch.ones(1, 2) * 1j, r"torch\.complex64")])
+def test_a_reward_that_returns_no_real_numbers_is_named(found: object, got: str) -> None:
+    with pytest.raises(TrainingError, match=f"reward odd: must return a tensor of real numbers, got {got}; look at"):
+        Rewarder([WeightedReward("odd", 1.0, lambda _: found)])(rollouts(("a", "b")))
+
+
 def test_a_clip_without_room_is_refused() -> None:
     with pytest.raises(ValidationError, match="the least must lie below the most"):
         RewardSettings(clip=[1.0, 1.0])
