@@ -44,9 +44,10 @@ class LevelSettings(Settings):
 class ArithmeticSettings(Settings):
     """Generated arithmetic, such as ``17 + 5 = ?``: as prompts, demonstrations, preferences, feedback or steps.
 
-    A task is train, valid or test by its own hash, whatever the seed, the source and the sizes, so train never holds a
-    held-out task; 3 + 4 and 4 + 3 are the same one. A share of the demonstrations is wrong by a little, each in its own
-    way: a model that imitates them samples a right answer as often as they are right (pass@1), and has room to rise.
+    A task is train, valid or test by its own hash, whatever the seed, the source and the sizes, so train never holds
+    a held-out task; 3 + 4 and 4 + 3 are the same one, and so are 9 - 2 + 3 and 3 + 9 - 2. A share of the
+    demonstrations is wrong by a little, each in its own way: a model that imitates them samples a right answer as
+    often as they are right (pass@1), and has room to rise.
     """
 
     type: Literal["arithmetic"] = "arithmetic"

@@ -50,8 +50,8 @@ class ChatEvaluationSettings(Settings):
     samples: int = Field(1, ge=0)
     """Answers sampled per prompt beside the greedy one; KL is measured where they lead, so 0 leaves it out."""
     pass_at: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 4, 8, 16, 32, 64)
-    """k of pass@k, of sampled answers that are right or wrong (exact match, rewards of nothing but 0 and 1); none above
-    ``samples``, and none where that is 1."""
+    """k of pass@k, of sampled answers that are right or wrong (exact match, rewards of nothing but 0 and 1), at most
+    ``samples``; of the default those up to it, and none where that is 1."""
     temperature: float = Field(1.0, gt=0)
     """Divides the logits of those samples."""
     top_p: float = Field(1.0, gt=0, le=1)
@@ -68,6 +68,16 @@ class ChatEvaluationSettings(Settings):
     """Measure the general-ability set that comes with rlkit: sentences to complete, by the likelihood of options."""
     ability_file: str | None = Field(None, min_length=1)
     """Another such set, JSONL of ``{"prompt", "options", "answer"}``; the answer is an option, or its index from 0."""
+
+    @model_validator(mode="after")
+    def _enough_is_sampled(self) -> ChatEvaluationSettings:
+        most = max(self.pass_at, default=0)
+        if most > self.samples and self.pass_at != type(self).model_fields["pass_at"].default:
+            raise ValueError(
+                f"pass_at: pass@{most} needs {most} samples per prompt, got samples {self.samples}; "
+                "raise samples, or leave it out"
+            )
+        return self
 
     def files(self) -> tuple[str, ...]:
         """Return the files that are named."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
+from rlkit.config.stages import ChatEvaluationSettings
 from rlkit.errors import RecipeError
-from rlkit.recipe import recipe_from_tree
+from rlkit.recipe import load_recipe, recipe_from_tree
 from rlkit.recipe_smoke import smoke_recipe
 
 
@@ -48,3 +51,13 @@ def test_what_does_not_fit_is_refused_before_anything_is_read(domain: Any, algor
         load(domain, algorithm)
     assert len(error.value.problems) == 1
     assert problem in error.value.problems[0]
+
+
+def test_pass_at_more_than_is_sampled_is_refused_and_smoke_asks_for_none() -> None:
+    with pytest.raises(ValidationError, match="pass@8 needs 8 samples per prompt, got samples 4; raise samples"):
+        ChatEvaluationSettings(samples=4, pass_at=(1, 8))
+    written = ChatEvaluationSettings(samples=4).model_dump()
+    assert ChatEvaluationSettings(**written).pass_at[-1] == 64, "a recipe with all defaults written out runs again"
+    recipe = Path(__file__).parents[2] / "recipes" / "chat_math_grpo.yaml"
+    loaded = smoke_recipe(load_recipe(recipe, ["stages.evaluate.chat.pass_at=[1,8]"]))
+    assert loaded.recipe.stages["evaluate"].chat.samples == 1

@@ -124,10 +124,22 @@ def work_out(numbers: Sequence[int], operations: Sequence[str]) -> int | None:
 
 
 def key(expression: str) -> str:
-    """Return what tasks have in common that are the same one: sums and products in any order of their numbers."""
+    """Return what tasks have in common that are the same one: sums and products in any order of their numbers.
+
+    What is taken away is a number with its sign; within a product that is divided, the order counts.
+    """
     parts = expression.split()
     signs = set(parts[1::2])
-    return " ".join([*sorted(parts[::2]), *signs]) if signs in ({"+"}, {"*"}) else expression
+    if signs in ({"+"}, {"*"}):
+        return " ".join([*sorted(parts[::2]), *signs])
+    terms: list[tuple[str, list[str]]] = [("+", [parts[0]])]
+    for sign, number in zip(parts[1::2], parts[2::2]):
+        if sign in "+-":
+            terms.append((sign, [number]))
+        else:
+            terms[-1][1].extend((sign, number))
+    products = [(sign, " * ".join(sorted(term[::2])) if "/" not in term else " ".join(term)) for sign, term in terms]
+    return " ".join(f"{sign} {term}" for sign, term in sorted(products))
 
 
 def split_of(expression: str) -> str:
