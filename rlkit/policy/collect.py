@@ -119,7 +119,8 @@ class Collector:
         spent = sum(_gather(self.rewarder.spent), Spent())
         if not rollouts.present.any():
             raise TrainingError(
-                f"reward: none of {spent.completions} completions could be scored; see quarantine.jsonl in the run"
+                f"reward: none of {spent.completions} completions could be scored, the first because of "
+                f"{spent.error}; see quarantine.jsonl in the run"
             )
         notes |= {"zero_signal": without / rolled, **spent.notes()}
         return Collected(rollouts, keep, cursor, without / rolled, seconds, notes)

@@ -53,11 +53,13 @@ class Spent:
         completions: that were there to be scored.
         unscored: those of them that some part could not score.
         milliseconds: by the name of a part.
+        error: the first reason why one could not be scored; empty where all were.
     """
 
     completions: int = 0
     unscored: int = 0
     milliseconds: dict[str, float] = field(default_factory=dict)
+    error: str = ""
 
     def __add__(self, other: Spent) -> Spent:
         names = dict.fromkeys([*self.milliseconds, *other.milliseconds])
@@ -65,6 +67,7 @@ class Spent:
             self.completions + other.completions,
             self.unscored + other.unscored,
             {name: self.milliseconds.get(name, 0.0) + other.milliseconds.get(name, 0.0) for name in names},
+            self.error or other.error,
         )
 
     def notes(self) -> dict[str, float]:
@@ -178,6 +181,7 @@ class Rewarder:
         rows = samples(rollouts, part.score.domain.tokenizer)  # type: ignore[attr-defined]
         chosen = failed.nonzero()[:, 0].tolist()
         logger.warning("reward %s: %d completions have no score: %s", part.name, len(chosen), outcomes[chosen[0]].error)
+        self.spent.error = self.spent.error or f"{part.name}: {outcomes[chosen[0]].error}"
         for index in chosen:
             row = rows[index]
             self.quarantine(
