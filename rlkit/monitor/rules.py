@@ -77,13 +77,12 @@ def kl_growing(history: History, settings: MonitorSettings) -> Symptom | None:
 
 def kl_low(history: History, settings: MonitorSettings) -> Symptom | None:
     """Return whether the policy has not moved, although half of the stage is over, and has gained nothing."""
-    values = history.values("kl")
+    values = [abs(value) for value in history.values("kl")]  # an estimate below 0 is noise, and hides as much KL
     now, before = mean_of_last(values, settings.window), mean_of_last(values[: -settings.window], settings.window)
     if now is None or before is None or history.seen < max(2 * settings.window, history.planned // 2):
         return None
     windows_left = max(history.planned - history.seen, 0) / settings.window
-    doubt = CLEAR * noise(values) / math.sqrt(settings.window)  # estimates of few tokens may lie below 0
-    if max(now, now + (now - before) * windows_left) + doubt >= settings.kl_low:  # it moves, though late
+    if max(now, now + (now - before) * windows_left) >= settings.kl_low:  # it moves, though late
         return None
     if _gained(history, settings.window):
         return None

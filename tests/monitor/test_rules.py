@@ -151,6 +151,8 @@ def test_a_policy_that_moves_late_is_not_said_to_stand_still() -> None:
     moving = [0.0002 * step for step in range(34)]  # 0.0012 to 0.0066, on the way to 0.012
     assert named(history(34, planned=60, kl=moving, reward=[0.5] * 34)) == set()
     assert named(history(34, planned=40, kl=moving, reward=[0.5] * 34)) == {"kl_low"}
+    noisy = [0.02, -0.03] * 17  # of few tokens; its mean is below 0
+    assert named(history(34, planned=40, kl=noisy, reward=[0.5] * 34)) == set()
 
 
 def test_sickness_began_with_the_first_rollout_of_the_mean_that_shows_it() -> None:
