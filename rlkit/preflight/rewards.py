@@ -14,7 +14,7 @@ from rlkit.policy.text_rewards import Outcome, Sample
 from rlkit.preflight.line import Line, count
 from rlkit.records import Prompt
 from rlkit.reward_lab.cases import check_cases
-from rlkit.reward_lab.parts import bind_tokenizer, close, load_parts, reads_text, reference
+from rlkit.reward_lab.parts import bind_tokenizer, loaded_parts, reads_text, reference
 
 REFERENCES = 64
 """Reference answers that each reward is tried on at most."""
@@ -38,16 +38,13 @@ def reward_lines(job: Job) -> Iterator[Line]:
                 yield Line("later", subject, _where_from(job, settings))
                 continue
             settings.check_online()
-            parts, _ = load_parts(job, [settings])
-            if not reads_text(parts[0]):
-                yield Line("later", subject, "scores rollouts, of which there are none yet")
-            else:
+            with loaded_parts(job, [settings]) as ((part,), _):
+                if not reads_text(part):
+                    yield Line("later", subject, "scores rollouts, of which there are none yet")
+                    continue
                 prompts = _references(job) if prompts is None else prompts
-                try:
-                    yield _tried(subject, parts[0], prompts)
-                finally:
-                    close(parts)
-                yield from _isolation(parts[0])
+                yield _tried(subject, part, prompts)
+                yield from _isolation(part)
         except RlkitError as error:
             yield Line("failed", subject, "; ".join(error.problems))
 

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from rlkit.job import Job
 from rlkit.plugins import load_plugins
+from rlkit.policy.rewarder import WeightedReward
 from rlkit.policy.supervised import judge
 from rlkit.policy.text_rewards import Outcome, Sample
 from rlkit.recipe import Recipe
 from rlkit.recipe_errors import Problem
-from rlkit.reward_lab.parts import Skipped, bind_tokenizer, close, load_parts, reads_text, rewarded_stages
+from rlkit.reward_lab.parts import Skipped, bind_tokenizer, loaded_parts, reads_text, rewarded_stages
 from rlkit.run_directory import RunDirectory
 
 
@@ -39,34 +40,45 @@ def check_cases(recipe: Recipe, run: RunDirectory) -> CaseReport:
     checked, problems, skipped = 0, [], []
     for stage, rewards in rewarded_stages(recipe):
         job = Job(recipe, load_plugins(), run, stage)
-        with_cases = [(place, settings) for place, settings in enumerate(rewards) if settings.cases]
-        for place, settings in with_cases:
-            parts, missing = load_parts(job, [settings])
-            skipped += missing
-            for part in parts:
-                if not reads_text(part):
-                    skipped.append(Skipped(part.name, "scores rollouts, not text"))
-                    continue
-                if getattr(part.score, "counts_tokens", False) and not bind_tokenizer(job):
-                    skipped.append(Skipped(part.name, "counts tokens, and the model that does so comes from a plugin"))
-                    continue
-                samples = [
-                    Sample(case.prompt, case.completion, case.answer, case.truncated, case.context)
-                    for case in settings.cases
-                ]
-                outcomes = judge(part.score, part.name, settings, samples)  # type: ignore[arg-type]
-                checked += len(outcomes)
-                problems += [
-                    Problem(
-                        ("stages", stage, "algorithm", "rewards", place, "cases", index),
-                        f"{part.name} gives {_said(outcome)}, {_expected(case)}, for {case.completion[:60]!r}; "
-                        "mend the reward or the case",
-                    )
-                    for index, (case, outcome) in enumerate(zip(settings.cases, outcomes))
-                    if case.wrong(outcome.score)
-                ]
-            close(parts)
+        for place, settings in enumerate(rewards):
+            if not settings.cases:
+                continue
+            with loaded_parts(job, [settings]) as (parts, missing):
+                skipped += missing
+                for part in parts:
+                    if reason := _unscorable(part, job):
+                        skipped.append(Skipped(part.name, reason))
+                        continue
+                    wrong = _wrong(part)
+                    checked += len(settings.cases)
+                    keys = ("stages", stage, "algorithm", "rewards", place, "cases")
+                    problems += [Problem((*keys, index), message) for index, message in wrong]
     return CaseReport(checked, problems, skipped)
+
+
+def _unscorable(part: WeightedReward, job: Job) -> str:
+    """Return why the cases of a part cannot be scored; empty where they can."""
+    if not reads_text(part):
+        return "scores rollouts, not text"
+    if getattr(part.score, "counts_tokens", False) and not bind_tokenizer(job):
+        return "counts tokens, and the model that does so comes from a plugin"
+    return ""
+
+
+def _wrong(part: WeightedReward) -> list[tuple[int, str]]:
+    """Score the cases of a part; returns those with another score than they should have, by their index."""
+    cases = part.settings.cases
+    samples = [Sample(case.prompt, case.completion, case.answer, case.truncated, case.context) for case in cases]
+    outcomes = judge(part.score, part.name, part.settings, samples)  # type: ignore[arg-type]
+    return [
+        (
+            index,
+            f"{part.name} gives {_said(outcome)}, {_expected(case)}, for {case.completion[:60]!r}; "
+            "mend the reward or the case",
+        )
+        for index, (case, outcome) in enumerate(zip(cases, outcomes))
+        if case.wrong(outcome.score)
+    ]
 
 
 def _said(outcome: Outcome) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,8 +38,11 @@ def rewarded_stages(recipe: Recipe) -> Iterator[tuple[str, Sequence[Any]]]:
             yield name, rewards
 
 
-def load_parts(job: Job, rewards: Sequence[Any]) -> tuple[list[WeightedReward], list[Skipped]]:
+@contextmanager
+def loaded_parts(job: Job, rewards: Sequence[Any]) -> Iterator[tuple[list[WeightedReward], list[Skipped]]]:
     """Load rewards, supervised where they are in a run; those whose model is not trained yet are named instead.
+
+    Their processes end with the context.
 
     Args:
         job: the stage that they belong to.
@@ -51,7 +55,11 @@ def load_parts(job: Job, rewards: Sequence[Any]) -> tuple[list[WeightedReward], 
             skipped.append(Skipped(settings.type, reason))
         else:
             ready.append(settings)
-    return weighted(ready, lambda settings: load_supervised(job, settings)), skipped
+    parts = weighted(ready, lambda settings: load_supervised(job, settings))
+    try:
+        yield parts, skipped
+    finally:
+        close_rewards(part.score for part in parts)
 
 
 def _not_ready(job: Job, settings: Any) -> str:
@@ -86,8 +94,3 @@ def bind_tokenizer(job: Job) -> bool:
         return False
     job.domain.bind(tokenizer_of(job.model))
     return True
-
-
-def close(parts: Sequence[WeightedReward]) -> None:
-    """End the processes of parts that have any."""
-    close_rewards(part.score for part in parts)

@@ -23,7 +23,7 @@ from rlkit.progress import StageProgress
 from rlkit.recipe import Recipe
 from rlkit.records import Prompt
 from rlkit.reward_lab.hostile import hostile_answers, keywords_of
-from rlkit.reward_lab.parts import Skipped, close, load_parts, reads_text, reference, rewarded_stages
+from rlkit.reward_lab.parts import Skipped, loaded_parts, reads_text, reference, rewarded_stages
 from rlkit.run_directory import RunDirectory
 
 CHUNK = 32
@@ -93,20 +93,19 @@ def try_rewards(recipe: Recipe, run: RunDirectory, count: int, stage: str | None
     name = stage or next(iter(stages))
     job = Job(recipe, load_plugins(), run, name)
     loaded, origin = _model(job)
-    parts, skipped = load_parts(job, stages[name])
-    if not parts:
-        raise RecipeError(
-            f"stages.{name}.algorithm.rewards: none can be tried before a run: "
-            + "; ".join(f"{part.name} {part.reason}" for part in skipped)
-        )
-    prompts = job.domain.prompts("train", count)
-    judged = _texts(parts, prompts, [keyword for part in parts for keyword in keywords_of(part.settings)])
-    rollouts = _sampled(job, loaded, prompts) if origin else None
-    zero = None
-    if rollouts is not None:
-        zero, more = _of_rollouts(parts, rollouts, loaded, job)
-        judged += more
-    close(parts)
+    with loaded_parts(job, stages[name]) as (parts, skipped):
+        if not parts:
+            raise RecipeError(
+                f"stages.{name}.algorithm.rewards: none can be tried before a run: "
+                + "; ".join(f"{part.name} {part.reason}" for part in skipped)
+            )
+        prompts = job.domain.prompts("train", count)
+        judged = _texts(parts, prompts, [keyword for part in parts for keyword in keywords_of(part.settings)])
+        rollouts = _sampled(job, loaded, prompts) if origin else None
+        zero = None
+        if rollouts is not None:
+            zero, more = _of_rollouts(parts, rollouts, loaded, job)
+            judged += more
     trial = Trial(name, judged, skipped, zero, job.settings.algorithm.group_size, origin or "no trained model yet")
     trial.warnings += _warnings(trial)
     return trial
