@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,28 +56,43 @@ def _save(trainer: Any, job: Job) -> dict[str, Any]:
     wrapped = isinstance(trainer, WrappedTrainer)
     lm = trainer.model.lm if wrapped else trainer.model
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # a collective call under ZeRO-3
-    if job.rank != 0:
-        return {}
-    whole = state
-    if wrapped:
-        state = {name[3:]: value for name, value in state.items() if name.startswith("lm.")}
     final, partial = job.folder / "model", job.folder / "model.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    if hasattr(lm, "merge_and_unload"):
-        merged(lm).save_pretrained(partial)
-    else:
-        lm.save_pretrained(partial, state_dict=state)
+    with _gathered(trainer, lm):
+        if job.rank != 0:
+            return {}
+        shutil.rmtree(partial, ignore_errors=True)
+        _save_lm(lm, partial, {name[3:]: state[name] for name in state if name[:3] == "lm."} if wrapped else state)
     tokenizer = trainer.processing_class
     tokenizer.save_pretrained(partial)
     job.domain.save(partial)
     if wrapped:
-        trainer.model.save_beside(partial, whole)
+        trainer.model.save_beside(partial, state)
     beside = trainer.save_beside(partial) if hasattr(trainer, "save_beside") else {}
     shutil.rmtree(final, ignore_errors=True)
     os.replace(partial, final)
     weights = sorted(final.glob("*.safetensors"))
     facts = {"hash": content_hash(*weights), "tokenizer": fingerprint(tokenizer), **job.domain.fingerprint()}
     return {job.settings.makes[0]: facts | beside}
+
+
+def _save_lm(lm: Any, folder: Path, state: dict[str, Any]) -> None:
+    if hasattr(lm, "merge_and_unload"):
+        merged(lm).save_pretrained(folder)
+    else:
+        lm.save_pretrained(folder, state_dict=state)
+
+
+@contextmanager
+def _gathered(trainer: Any, lm: Any) -> Iterator[None]:
+    """Hold the weights of a model with an adapter whole on every rank: merging works on them in place."""
+    engine = trainer.model_wrapped
+    if hasattr(lm, "merge_and_unload") and trainer.is_deepspeed_enabled and engine.zero_optimization_stage() == 3:
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters(list(lm.parameters())):
+            yield
+    else:
+        yield
 
 
 def evaluate(job: Job) -> dict[str, Any]:

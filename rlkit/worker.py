@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import threading
@@ -10,6 +11,7 @@ import time
 import traceback
 import warnings
 from pathlib import Path
+from typing import NoReturn
 
 from rlkit.engines.launch import error_file, result_file
 from rlkit.errors import RlkitError
@@ -36,7 +38,7 @@ def main(run_dir: Path, stage: str) -> int:
         return _report(run_dir, stage, rank, [line], 1)
     if rank == 0:
         write_atomically(result_file(run_dir, stage), json.dumps(artefacts))
-    return 0
+    return _end()
 
 
 def _watch_parent() -> None:
@@ -64,6 +66,14 @@ def _leave() -> None:
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
+
+
+def _end() -> NoReturn:
+    """End this rank at once, its work done: threads of collectives may abort it while Python takes itself down."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from toys import tiny_recipe
 
 from rlkit.config.engines import DeepSpeedSettings, LocalSettings
@@ -98,6 +99,25 @@ def test_ppo_gives_the_same_losses_on_one_and_two_processes(backbone: str, name:
     assert any(
         json.loads(line).get("updates_skipped") for line in (found[1] / "metrics.jsonl").read_text().splitlines()
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(ENGINES))
+def test_an_adapter_is_merged_into_the_same_model_on_two_processes(name: str, tmp_path: Path) -> None:
+    found = []
+    for engine in ({}, ENGINES[name]):
+        tree = recipe(engine)
+        tree["model"]["adapter"] = {"rank": 4}
+        tree["stages"]["grpo"]["algorithm"]["validate_on"]["select_by"] = "last"
+        found.append(run(recipe_from_tree(tree), tmp_path / str(len(found))))
+    for stage in ("sft", "grpo"):
+        one, two = (load_file(out / stage / "model" / "model.safetensors") for out in found)
+        assert one.keys() == two.keys()
+        for weight, value in one.items():
+            torch.testing.assert_close(two[weight], value, atol=1e-4, rtol=0, msg=f"{stage}: {weight}")
+    name = "model.layers.0.self_attn.q_proj.weight"
+    first, last = (load_file(found[1] / stage / "model" / "model.safetensors")[name] for stage in ("sft", "grpo"))
+    assert (first - last).abs().max() > 1e-4  # GRPO's own adapter is merged as well
 
 
 @pytest.mark.slow

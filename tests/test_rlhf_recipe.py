@@ -47,6 +47,13 @@ def test_a_second_call_goes_on_at_the_next_stage(whole: Path) -> None:
     assert log.count("sft: finished before, skipped") == 1
 
 
+@pytest.mark.slow
+def test_every_stage_runs_under_zero_3_with_all_parameters_sharded(tmp_path: Path) -> None:
+    zero_3 = ("engine.type=deepspeed", "engine.processes=2", "engine.zero=3", "engine.min_shard_elements=0")
+    run(tiny(*zero_3), tmp_path / "run")
+    assert finished(tmp_path / "run") == STAGES
+
+
 def test_stages_hand_over_what_the_next_ones_need(whole: Path) -> None:
     stages = json.loads((whole / "manifest.json").read_text())["stages"]
     assert [next(iter(stages[name]["artefacts"])) for name in STAGES] == [

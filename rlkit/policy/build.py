@@ -19,7 +19,7 @@ from rlkit.policy.health import Health
 from rlkit.policy.mini_batches import LoopSettings
 from rlkit.policy.module import PolicyModel
 from rlkit.policy.pass_rates import PassRates
-from rlkit.policy.rewarder import Rewarder, weighted
+from rlkit.policy.rewarder import Rewarder, WeightedReward, weighted
 from rlkit.policy.rollback import KEPT_CHECKPOINTS
 from rlkit.policy.rollouts import PromptStream, Rollouts
 from rlkit.policy.sampler import check_prompts, prompt_limit
@@ -33,6 +33,7 @@ from rlkit.records import Prompt
 class _Parts:
     """What a collector needs of the trainer."""
 
+    rewards: list[WeightedReward]
     arguments: TrainingArguments
     amend: Callable[[Rollouts], Rollouts] | None
     health: Health | None
@@ -59,16 +60,19 @@ def policy_trainer(
     """
     loaded = job.load_model()
     valued = make_value(job, value, loaded) if value else None
+    # Once training arguments exist, ZeRO-3 would shard what is loaded, and look for what it sharded in what is made.
+    trained = make_trainable(loaded, job.model)
+    rewards = weighted(settings.rewards, lambda reward: load_supervised(job, reward))
     prompts = job.domain.prompts("train")
     loop = _loop(job, settings, len(prompts))
     arguments = _arguments(job, settings, loop)
     _check(job, settings)
     health = _health(job, algorithm, loop)
-    collector = _collector(job, settings, loaded.tokenizer, prompts, _Parts(arguments, amend, health))
+    collector = _collector(job, settings, loaded.tokenizer, prompts, _Parts(rewards, arguments, amend, health))
     limit = prompt_limit(loaded.model, collector.max_completion_tokens)
     check_prompts(loaded.tokenizer, [*prompts, *collector.valid], limit)
     model = PolicyModel(
-        make_trainable(loaded, job.model),
+        trained,
         collector.constraint,
         job.domain.normalization,
         collector.rollout.temperature,
@@ -99,11 +103,10 @@ def _collector(job: Job, settings: Any, tokenizer: Any, prompts: list[Prompt], p
 
     device = parts.arguments.device
     rates = PassRates(settings.skip_solved) if settings.skip_solved else None
-    rewards = weighted(settings.rewards, lambda reward: load_supervised(job, reward))
     return Collector(
         settings,
         rollout=job.load("rollout", settings.rollout),
-        rewarder=Rewarder(rewards, device, settings.offload, quarantine),
+        rewarder=Rewarder(parts.rewards, device, settings.offload, quarantine),
         domain=job.domain,
         tokenizer=tokenizer,
         stream=PromptStream(prompts, job.seed, rates.skips) if rates else PromptStream(prompts, job.seed),
