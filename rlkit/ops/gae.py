@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rlkit.ops.masked import masked_sum
+from rlkit.ops.masked import exact, masked_sum
 
 VARIANCE_EPS = 1e-8
 """Keeps the division by the deviation finite, as in TRL."""
@@ -70,7 +70,7 @@ def moments(values: Tensor, mask: Tensor) -> Tensor:
     Moments add up over micro-batches, over ranks, and over steps: those of all scores so far are the state of a running
     normalization.
     """
-    values = _exact(values)
+    values = exact(values)
     counted = mask.bool().to(values.device)
     return torch.stack([counted.sum(), masked_sum(values, counted), masked_sum(values.square(), counted)]).to(values)
 
@@ -93,11 +93,6 @@ def whitened(values: Tensor, mask: Tensor, moments: Tensor, shift_mean: bool = T
         shift_mean: False keeps the mean, as is usual for rewards.
     """
     mean, variance = mean_and_variance(moments)
-    result = (_exact(values) - mean) * torch.rsqrt(variance + VARIANCE_EPS)
+    result = (exact(values) - mean) * torch.rsqrt(variance + VARIANCE_EPS)
     result = result if shift_mean else result + mean
     return result.to(values.dtype).to(values.device).masked_fill(~mask.bool(), 0.0)
-
-
-def _exact(values: Tensor) -> Tensor:
-    """Return float64: what is left of a sum of squares after the mean is gone needs the digits. MPS has none of it."""
-    return (values.cpu() if values.device.type == "mps" else values).double()

@@ -8,6 +8,11 @@ from __future__ import annotations
 from torch import Tensor
 
 
+def exact(values: Tensor) -> Tensor:
+    """Return values in float64, for sums that need the digits; on the CPU where the device (MPS) has no float64."""
+    return (values.cpu() if values.device.type == "mps" else values).double()
+
+
 def masked_sum(values: Tensor, mask: Tensor, dim: int | tuple[int, ...] | None = None) -> Tensor:
     """Return the sum of the values whose mask is 1, over ``dim`` (None: over all)."""
     return values.masked_fill(~mask.bool(), 0).sum(dim)

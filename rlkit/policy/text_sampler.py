@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from rlkit.errors import TrainingError
+from rlkit.ops.masked import exact
 
 
 class Sampled(NamedTuple):
@@ -95,7 +96,7 @@ def sample_text(
         TrainingError: the model returns logits that are not finite.
     """
     noise = torch.stack([torch.rand(group_size, max_tokens, generator=g, dtype=torch.float64) for g in generators])
-    noise = noise.flatten(0, 1).to(prompts.device)  # (N, C) with N = B G
+    noise = noise.flatten(0, 1).to("cpu" if prompts.device.type == "mps" else prompts.device)  # (N, C) with N = B G
     rows = _Rows(lm, prompts, prompt_mask, group_size)
     alive = torch.ones(len(noise), dtype=torch.bool, device=prompts.device)
     columns: list[tuple[Tensor, ...]] = []
@@ -162,9 +163,9 @@ def _draw(logits: Tensor, truncation: Truncation, noise: Tensor) -> tuple[Tensor
         )
     values, ids = kept_logits(logits, truncation)
     logprobs = values.log_softmax(-1)  # (N, W)
-    cumulative = logprobs.double().exp().cumsum(-1)
+    cumulative = exact(logprobs).exp().cumsum(-1)
     # "<=", so that a noise of exactly 0 never lands on a token without mass
-    place = (cumulative <= noise[:, None] * cumulative[:, -1:]).sum(-1, keepdim=True)  # (N, 1)
+    place = (cumulative <= noise[:, None] * cumulative[:, -1:]).sum(-1, keepdim=True).to(ids.device)  # (N, 1)
     kept = ids.masked_fill(torch.isneginf(values), -1) if truncation.active else ids[:, :0]
     return ids.gather(1, place)[:, 0], logprobs.gather(1, place)[:, 0], kept
 
