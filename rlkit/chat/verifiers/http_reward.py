@@ -19,6 +19,7 @@ from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError
 
+from rlkit.chat.verifiers.threads import call_each
 from rlkit.config.verifiers import HttpSettings
 from rlkit.errors import RecipeError, TrainingError
 from rlkit.policy.text_rewards import Outcome, Sample, TextReward
@@ -30,8 +31,6 @@ AGAIN = (408, 425, 429)
 MAX_WAIT_SECONDS = 60.0
 MAX_BYTES = 64 * 2**20
 """Of a reply."""
-
-
 MOST = 1e38
 """A score is a number of 32 bits; what is larger, or NaN, is none."""
 
@@ -74,7 +73,7 @@ class HttpReward(TextReward):
         """
         size = self.settings.batch_size
         batches = [samples[start : start + size] for start in range(0, len(samples), size)]
-        found = _each(self._batch, batches, self.settings.parallel)
+        found = call_each(self._batch, batches, self.settings.parallel)
         return [outcome for outcomes in found for outcome in outcomes]
 
     def _batch(self, samples: Sequence[Sample]) -> list[Outcome]:
@@ -126,40 +125,6 @@ class HttpReward(TextReward):
             raise TrainingError(f"reward http: {self.url}: the reply is not JSON: {error}; mend the server") from error
 
 
-def _each(call: Callable[[Any], Any], items: Sequence[Any], threads: int) -> list[Any]:
-    """Return what a function makes of each item, a few at a time; the first error ends it.
-
-    Unlike those of a pool, its threads are not waited for where the process ends, by Ctrl-C or by an error.
-    """
-    todo: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
-    done: queue.SimpleQueue[tuple[int, Any, BaseException | None]] = queue.SimpleQueue()
-    stop = threading.Event()
-    for item in enumerate(items):
-        todo.put(item)
-
-    def work() -> None:
-        with suppress(queue.Empty):
-            while not stop.is_set():
-                index, item = todo.get_nowait()
-                try:
-                    done.put((index, call(item), None))
-                except BaseException as error:  # handed to the caller, whatever it is
-                    done.put((index, None, error))
-
-    for _ in range(min(threads, len(items))):
-        threading.Thread(target=work, daemon=True).start()
-    found: dict[int, Any] = {}
-    try:
-        while len(found) < len(items):
-            index, value, error = done.get()
-            if error is not None:
-                raise error
-            found[index] = value
-    finally:
-        stop.set()
-    return [found[index] for index in range(len(items))]
-
-
 def _within(seconds: float, call: Callable[[], Any]) -> Any:
     """Return what a call returns; a socket's own time-out does not end where a server drips byte by byte.
 
@@ -171,7 +136,7 @@ def _within(seconds: float, call: Callable[[], Any]) -> Any:
     def work() -> None:
         try:
             found.put((call(), None))
-        except BaseException as error:  # as above
+        except BaseException as error:  # handed to the caller, whatever it is
             found.put((None, error))
 
     threading.Thread(target=work, daemon=True).start()

@@ -20,6 +20,7 @@ from typing import Any
 from rlkit.chat.verifiers.sandbox import broker, bubblewrap, isolation
 from rlkit.chat.verifiers.sandbox.child import Child, Lost
 from rlkit.chat.verifiers.sandbox.job import Checks, Result
+from rlkit.chat.verifiers.threads import call_each
 from rlkit.errors import TrainingError
 
 START_SECONDS = 30.0
@@ -66,35 +67,12 @@ class Sandbox:
         Raises:
             TrainingError: the sandbox itself does not work.
         """
-        todo: queue.SimpleQueue[int] = queue.SimpleQueue()
-        found: queue.SimpleQueue[tuple[int, Result | BaseException]] = queue.SimpleQueue()
-        for number in range(len(jobs)):
-            todo.put(number)
         closed = self._closed
-
-        def work() -> None:
-            while not todo.empty():
-                with contextlib.suppress(queue.Empty):  # another thread was faster
-                    number = todo.get_nowait()
-                    try:
-                        found.put((number, self._judge(*jobs[number], until_failure, closed)))
-                    except BaseException as error:  # raised below, whatever it is
-                        found.put((number, error))
-
-        # not an executor, which would finish its queue before the interpreter ends
-        for _ in range(min(self.workers, len(jobs))):
-            threading.Thread(target=work, name="rlkit-sandbox", daemon=True).start()
-        results: dict[int, Result] = {}
         try:
-            while len(results) < len(jobs):
-                number, result = found.get()
-                if isinstance(result, BaseException):
-                    raise result
-                results[number] = result
+            return call_each(lambda job: self._judge(*job, until_failure, closed), jobs, self.workers)
         except BaseException:  # also Ctrl-C: what still runs is not waited for
             self.close()
             raise
-        return [results[number] for number in range(len(jobs))]
 
     def _judge(self, code: str, tests: Checks, until_failure: bool, closed: int) -> Result:
         """Run one sample, twice where a process was lost; a sample that is lost again has no verdict."""
