@@ -84,24 +84,30 @@ class Outcome:
     parts: Mapping[str, float] = field(default_factory=dict)
 
 
-Score = Callable[[Sequence[Sample]], Sequence[float]]
-Parts = Callable[[Sequence[Sample]], Mapping[str, Sequence[float]]]
+class Scores(NamedTuple):
+    """The scores of samples that are made of parts."""
+
+    totals: Sequence[float]
+    parts: Mapping[str, Sequence[float]]
+    """By name, a number for each sample."""
+
+
+Score = Callable[[Sequence[Sample]], Sequence[float] | Scores]
 
 
 class TextReward:
     """A reward on rollouts out of a score on samples; ``score`` alone serves where there are rows but no rollouts.
 
     Args:
-        score: samples in, one number each out; NaN where a sample cannot be scored.
+        score: samples in, one number each out, with their parts where it tells; NaN where a sample cannot be scored.
         domain: whose tokenizer decodes rollouts; None where there are none.
-        parts: what scores are made of, by name, where the reward tells.
     """
 
     isolates: ClassVar[bool] = True
     """Whether an error is taken for that of single samples; a model's is not."""
 
-    def __init__(self, score: Score, domain: Any, parts: Parts | None = None) -> None:
-        self.score, self.domain, self.parts = score, domain, parts
+    def __init__(self, score: Score, domain: Any) -> None:
+        self.score, self.domain = score, domain
         self.outcomes: list[Outcome] = []
         """Of the last rollouts: one for each present completion, in order."""
 
@@ -136,12 +142,13 @@ class TextReward:
 
     def _scored_as_one(self, samples: Sequence[Sample]) -> list[Outcome]:
         started = time.perf_counter()
-        scores = [float(score) for score in self.score(samples)]
+        found = self.score(samples)
+        totals, parts = found if isinstance(found, Scores) else (found, {})
+        scores = [float(score) for score in totals]
         if len(scores) != len(samples):
             raise TrainingError(
                 f"reward: {len(scores)} scores for {len(samples)} completions; look at the reward's code"
             )
-        parts = self.parts(samples) if self.parts else {}
         took = 1000 * (time.perf_counter() - started) / max(len(samples), 1)
         return [
             Outcome(

@@ -36,7 +36,7 @@ from rlkit.records import Prompt, Source
 
 def score(reward: TextReward, *texts: str, prompt: str = "") -> list[float]:
     """Return the scores of completions of one prompt."""
-    return list(reward.score([Sample(prompt, text) for text in texts]))
+    return [outcome.score for outcome in reward.judge([Sample(prompt, text) for text in texts])]
 
 
 def formed(text: str, prompt: str = "", **settings: Any) -> float:
@@ -136,8 +136,7 @@ def test_length_bands_give_their_scores_and_the_product_counts() -> None:
     reward = format_reward(FormatSettings(length=bands, pattern="[a-z ]+"), None)
     texts = ("one", "one two", "one two three four", "a b c d e f", "ONE TWO", "天气")
     assert score(reward, *texts) == [0.0, 1.0, 0.5, 0.0, 0.0, 0.0]
-    assert reward.parts is not None
-    assert reward.parts([Sample("", text) for text in texts]) == {
+    assert reward.score([Sample("", text) for text in texts]).parts == {
         "pattern": [1.0, 1.0, 1.0, 1.0, 0.0, 0.0],
         "length": [0.0, 1.0, 0.5, 0.0, 1.0, 1.0],
     }
@@ -204,8 +203,7 @@ def test_a_text_that_does_all_that_is_asked_gets_the_sum_of_the_weights() -> Non
 def test_parts_are_told_unweighted_and_by_name() -> None:
     reward = checklist(ChecklistSettings(**SALES), None)
     text = "The price is low. It is guaranteed to please you."
-    assert reward.parts is not None
-    found = reward.parts([Sample("", text), Sample("", "")])
+    found = reward.score([Sample("", text), Sample("", "")]).parts
     # one of four layouts (a sentence); one of four weighted elements (the price); 20 to 400 characters; a bad word
     assert found == {
         "format": [0.25, 0.0],

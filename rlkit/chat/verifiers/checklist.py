@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from operator import mul
 from typing import Any
 
 from rlkit.chat.verifiers.patterns import found, says
 from rlkit.chat.verifiers.text_form import band_score
 from rlkit.config.rules import ChecklistSettings, ElementSettings, PartSettings, StructureSettings
-from rlkit.policy.text_rewards import Sample, TextReward
+from rlkit.policy.text_rewards import Sample, Scores, TextReward
 
 _MARKS = r".!?\u2026\u3002\uff01\uff1f\u0964\u061f\u06d4"
 _CLOSERS = r"\"'\u201d\u2019\u00bb\u300d\u300f\u300b\u3011\uff09)\]*_`"
@@ -30,21 +31,16 @@ _ENDS = re.compile(rf"[{_MARKS}][{_CLOSERS}\s\u2600-\u27bf\U0001f000-\U0001faff\
 def checklist(settings: ChecklistSettings, domain: Any) -> TextReward:
     """Build the reward; its parts are those of the settings, unweighted."""
 
-    def parts(samples: Sequence[Sample]) -> dict[str, list[float]]:
+    def score(samples: Sequence[Sample]) -> Scores:
         dead = [any(says(phrase, sample.completion) for phrase in settings.forbidden) for sample in samples]
-        return {
+        parts = {
             name: [0.0 if zero else part_score(sample.completion, part) for sample, zero in zip(samples, dead)]
             for name, part in settings.parts.items()
         }
+        weights = [part.weight for part in settings.parts.values()]
+        return Scores([sum(map(mul, weights, values)) for values in zip(*parts.values())], parts)
 
-    def score(samples: Sequence[Sample]) -> list[float]:
-        found = parts(samples)
-        return [
-            sum(part.weight * found[name][index] for name, part in settings.parts.items())
-            for index in range(len(samples))
-        ]
-
-    return TextReward(score, domain, parts)
+    return TextReward(score, domain)
 
 
 def part_score(text: str, part: PartSettings) -> float:

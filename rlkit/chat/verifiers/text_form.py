@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from rlkit.chat.verifiers.json_text import accepts
 from rlkit.chat.verifiers.languages import is_in
 from rlkit.chat.verifiers.patterns import matches, words
 from rlkit.config.rules import FormatSettings, LengthSettings
-from rlkit.policy.text_rewards import Sample, TextReward
+from rlkit.policy.text_rewards import Sample, Scores, TextReward
 
 Check = Callable[[Sample], float]
 
@@ -18,21 +19,11 @@ def format_reward(settings: FormatSettings, domain: Any) -> TextReward:
     """Build the reward; its parts are what the settings ask for, and its score is their product."""
     checks = dict(_checks(settings))
 
-    def parts(samples: Sequence[Sample]) -> dict[str, list[float]]:
-        return {name: [float(check(sample)) for sample in samples] for name, check in checks.items()}
+    def score(samples: Sequence[Sample]) -> Scores:
+        parts = {name: [float(check(sample)) for sample in samples] for name, check in checks.items()}
+        return Scores([math.prod(values) for values in zip(*parts.values())], parts)
 
-    def score(samples: Sequence[Sample]) -> list[float]:
-        found = parts(samples).values()
-        return [_product(values) for values in zip(*found)]
-
-    return TextReward(score, domain, parts)
-
-
-def _product(values: Sequence[float]) -> float:
-    result = 1.0
-    for value in values:
-        result *= value
-    return result
+    return TextReward(score, domain)
 
 
 def _checks(settings: FormatSettings) -> list[tuple[str, Check]]:
