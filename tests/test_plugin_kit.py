@@ -207,7 +207,7 @@ def test_a_policy_loss_that_looks_at_the_place_in_the_group_is_found_out(write: 
 
 def test_code_that_raises_is_shown_with_its_place(write: Write) -> None:
     checks = {check.what: check for check in check_plugin(write("reward", ("max(0.0,", "max(1 / 0,")))}
-    assert re.fullmatch(r"ZeroDivisionError: .* \(rlkit_probe\.py:\d+\)", checks["runs on a CPU"].reason)
+    assert re.search(r"ZeroDivisionError: .* \(rlkit_probe\.py:\d+\)", checks["runs on a CPU"].reason)
 
 
 def test_a_loss_term_must_be_a_scalar_that_does_not_depend_on_the_order(write: Write) -> None:

@@ -6,6 +6,8 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from traceback import extract_tb
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
@@ -19,7 +21,8 @@ if TYPE_CHECKING:  # a reward's worker process starts without transformers
 
 
 MAX_REASON = 500
-"""Characters of why a sample has no score."""
+"""Characters of why a sample has no score, its place aside."""
+_OURS = Path(__file__).resolve().parents[1]
 
 
 class Answer(NamedTuple):
@@ -170,10 +173,18 @@ class TextReward:
 
 
 def reason(error: BaseException) -> str:
-    """Return an error as a line that says why a sample has no score."""
+    """Return an error as a line that says why a sample has no score, and where in the reward's code it arose."""
     text = " ".join(f"{type(error).__name__}: {_said(error)}"[: MAX_REASON + 1].split()).removesuffix(":")
     text = text if len(text) <= MAX_REASON else f"{text[: MAX_REASON - 3]}..."
-    return text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair cannot be written
+    text = text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair cannot be written
+    return f"{text}{_place(error)}"
+
+
+def _place(error: BaseException) -> str:
+    """Return the line in the first file beyond ours that was reached last; what that calls is not its author's."""
+    frames = [frame for frame in extract_tb(error.__traceback__) if not Path(frame.filename).is_relative_to(_OURS)]
+    lines = [frame.lineno for frame in frames if frame.filename == frames[0].filename]
+    return f" ({Path(frames[0].filename).name}:{lines[-1]})" if frames else ""
 
 
 def _said(error: BaseException) -> str:

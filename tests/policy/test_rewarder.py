@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 import threading
 import time
@@ -264,7 +265,7 @@ def test_a_healthy_sample_is_scored_and_prints_do_not_disturb(moody: SupervisedR
 @pytest.mark.parametrize(
     ("word", "error"),
     [
-        ("raise", "ValueError: bad day"),
+        ("raise", r"ValueError: bad day \(moody_reward\.py:\d+\)"),
         ("sleep", "no answer within 1 seconds"),
         ("leave", "the process ended with code 3"),
     ],
@@ -272,7 +273,7 @@ def test_a_healthy_sample_is_scored_and_prints_do_not_disturb(moody: SupervisedR
 def test_a_bad_sample_says_why_and_the_next_one_is_scored(moody: SupervisedReward, word: str, error: str) -> None:
     found = said(moody, word)
     assert math.isnan(found.score)
-    assert found.error == error
+    assert re.fullmatch(error, found.error)
     assert said(moody, "quiet", context="ab").score == 2.0
 
 
@@ -284,7 +285,8 @@ def test_what_a_killed_reward_has_started_is_killed_with_it(moody: SupervisedRew
 
 def test_a_reward_finds_no_input_and_its_longest_message_is_cut(moody: SupervisedReward) -> None:
     assert said(moody, "read").score == 0.0
-    assert len(said(moody, "shout").error) == MAX_REASON
+    message, _, place = said(moody, "shout").error.partition(" (")
+    assert (len(message), place[:15]) == (MAX_REASON, "moody_reward.py")
 
 
 def test_a_worker_that_does_not_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,6 +314,6 @@ def test_one_bad_sample_costs_itself_alone(moody: SupervisedReward) -> None:
     rewarder = Rewarder([moody_part], quarantine=rows.append)
     rewarder(found)
     assert found.present.tolist() == [[True, False], [True, True]]
-    assert rows[0]["error"] == "ValueError: bad day"
+    assert rows[0]["error"].startswith("ValueError: bad day (moody_reward.py:")
     assert rewarder.spent.notes()["unscored"] == 0.25
     assert rewarder.spent.notes()["reward_ms/moody"] > 0

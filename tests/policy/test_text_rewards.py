@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +29,17 @@ def ranks(samples: Sequence[Sample]) -> list[float]:
 
 def said(score: Callable[[Sequence[Sample]], Any], *completions: str) -> list[tuple[float | None, str]]:
     outcomes = judge(TextReward(score, None), "mine", RewardSettings(), [Sample("", text) for text in completions])
-    return [(None if math.isnan(one.score) else one.score, one.error) for one in outcomes]
+    errors = [re.sub(r" \(test_text_rewards\.py:\d+\)$", "", one.error) for one in outcomes]
+    return [(None if math.isnan(one.score) else one.score, error) for one, error in zip(outcomes, errors)]
+
+
+def test_an_error_names_the_line_of_the_rewards_code_not_of_what_it_calls() -> None:
+    def score(samples: Sequence[Sample]) -> list[float]:
+        return [json.loads(sample.completion) for sample in samples]
+
+    line = score.__code__.co_firstlineno + 1
+    (outcome,) = TextReward(score, None).judge([Sample("", "no JSON")])
+    assert outcome.error == f"JSONDecodeError: Expecting value: line 1 column 1 (char 0) (test_text_rewards.py:{line})"
 
 
 def test_what_raises_alone_has_no_score_and_the_others_are_compared_without_it() -> None:
@@ -83,7 +95,7 @@ def test_a_long_reason_is_cut_and_can_be_written_to_a_file() -> None:
         raise ValueError("\ud800" + "x" * 10_000_000)
 
     ((_, why),) = said(score, "a")
-    assert len(why.encode("utf-8")) == MAX_REASON
+    assert len(why.encode("utf-8")) == MAX_REASON  # said leaves the place out
     assert why.startswith("ValueError: ?xxx")
 
 
