@@ -65,7 +65,8 @@ class ArithmeticSettings(Settings):
     prompt: str = "{expression} = ?"
     """What is asked; {expression} stands for the task."""
     completion: str = "{answer}"
-    """What a demonstration says; {answer} stands for the number, {expression} for the task."""
+    """What a demonstration says; {answer} stands for the number, {expression} for the task, {steps} for the sums that
+    lead to the answer, one to a line, of which a wrong demonstration gets the last one wrong."""
     negative: bool = False
     """Whether answers may lie below 0."""
     seed: int = Field(0, ge=0)
@@ -81,8 +82,8 @@ class ArithmeticSettings(Settings):
     @field_validator("completion")
     @classmethod
     def _answers(cls, completion: str) -> str:
-        if "{answer}" not in completion:
-            raise ValueError(f"does not say the answer, got {completion!r}; write {{answer}} somewhere")
+        if "{answer}" not in completion and "{steps}" not in completion:
+            raise ValueError(f"does not say the answer, got {completion!r}; write {{answer}} somewhere, or {{steps}}")
         return completion
 
     @field_validator("levels")
@@ -92,3 +93,9 @@ class ArithmeticSettings(Settings):
         if len(set(names)) < len(names):
             raise ValueError(f"a level stands twice, got {names}; give it one weight")
         return levels
+
+    @model_validator(mode="after")
+    def _steps_are_sums(self) -> ArithmeticSettings:
+        if "{steps}" in self.completion and any({"*", "/"} & set(level.operations) for level in self.levels):
+            raise ValueError("completion: steps are made of sums only; take the operations + and -, or {answer} alone")
+        return self

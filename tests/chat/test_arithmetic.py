@@ -148,6 +148,20 @@ def test_a_share_of_demonstrations_is_wrong_and_near() -> None:
     assert Counter(errors).most_common(2)[1][1] < 0.15 * len(errors)
 
 
+def test_a_demonstration_may_work_its_answer_out_in_steps() -> None:
+    levels: Any = ({"terms": 3},)
+    settings = ArithmeticSettings(levels=levels, rows=600, wrong=0.3, completion="{steps}")
+    wrong = 0
+    for row in generate_arithmetic(settings, "demonstrations").splits["train"]:
+        assert isinstance(row, Dialogue)
+        steps = [step.split(" = ") for step in row.messages[1].content.split("\n")]
+        numbers = row.messages[0].content.removesuffix(" = ?").split()
+        assert [task for task, _ in steps] == [" ".join(numbers[:3]), " ".join([steps[0][1], *numbers[3:]])]
+        assert by_python(steps[0][0]) == int(steps[0][1])  # only the answer may be wrong
+        wrong += by_python(steps[1][0]) != int(steps[1][1])
+    assert 140 < wrong < 220
+
+
 def test_wrong_answers_differ_and_keep_their_sign() -> None:
     rng = random.Random(0)
     assert all(near(answer, False, rng) not in (answer, -1) for answer in range(30) for _ in range(20))
@@ -184,6 +198,7 @@ def test_products_go_first_and_divisions_must_come_out() -> None:
     [
         ({"prompt": "what?"}, "write {expression} somewhere"),
         ({"completion": "five"}, "write {answer} somewhere"),
+        ({"completion": "{steps}", "levels": ({"operations": ("*",)},)}, "steps are made of sums only"),
         ({"levels": ()}, "levels"),
         ({"levels": ({}, {})}, "a level stands twice"),
         ({"levels": ({"operations": ("+", "+")},)}, "an operation stands twice"),

@@ -161,7 +161,19 @@ def near(answer: int, negative: bool, rng: random.Random) -> int:
 
 
 def _say(task: Task, settings: ArithmeticSettings, answer: int) -> str:
-    return settings.completion.replace("{expression}", task.expression).replace("{answer}", str(answer))
+    said = settings.completion.replace("{expression}", task.expression).replace("{answer}", str(answer))
+    return said.replace("{steps}", _worked_out(task, answer)) if "{steps}" in said else said
+
+
+def _worked_out(task: Task, answer: int) -> str:
+    """Return the sums of a task, one to a line; the last one says this answer."""
+    *before, (last, _) = _sums(task, 0.0, random.Random(0))
+    return "\n".join([*(step for step, _ in before), f"{last.rpartition('=')[0]}= {answer}"])
+
+
+def _sums(task: Task, wrong: float, rng: random.Random) -> Sequence[tuple[str, bool]]:
+    words = task.expression.split()
+    return sum_steps([int(word) for word in words[::2]], words[1::2], wrong, rng)
 
 
 def _ask(task: Task, settings: ArithmeticSettings) -> str:
@@ -196,9 +208,7 @@ def _rated(task: Task, settings: ArithmeticSettings, rng: random.Random, source:
 
 
 def _steps(task: Task, settings: ArithmeticSettings, rng: random.Random, source: Source) -> Row:
-    words = task.expression.split()
-    found = sum_steps([int(word) for word in words[::2]], words[1::2], settings.wrong, rng)
-    return stepwise(_ask(task, settings), found, source)
+    return stepwise(_ask(task, settings), _sums(task, settings.wrong, rng), source)
 
 
 _MAKERS: dict[str, Callable[[Task, ArithmeticSettings, random.Random, Source], Row]] = {
