@@ -6,12 +6,12 @@ import random
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from tiny_stage import RenderedDomain, registry_with, stage_job
+
 from rlkit.component import Component, Settings
 from rlkit.job import Job
-from rlkit.plugins import Origin, Registry, load_plugins
-from rlkit.recipe import recipe_from_tree
+from rlkit.plugins import Registry
 from rlkit.records import Source, StepLabels
-from rlkit.run_directory import RunDirectory
 
 
 def generated_steps(count: int, seed: int) -> list[StepLabels]:
@@ -43,68 +43,19 @@ class StepsSettings(Settings):
     """Answers of valid, and of test."""
 
 
-class StepsDomain:
+class StepsDomain(RenderedDomain):
     """Answers whose prompts are rendered already."""
 
-    new_tokens = ()
-    tokenizer: Any
-
-    def __init__(self, settings: StepsSettings, job: Any) -> None:
-        self.settings = settings
-
     def step_labels(self, split: str) -> list[StepLabels]:
-        count = self.settings.train if split == "train" else self.settings.held_out
-        return generated_steps(count, seed=("train", "valid", "test").index(split))
-
-    def prepare(self, model: Path | None = None) -> None:
-        pass
-
-    def bind(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
-
-    def save(self, folder: Path) -> None:
-        pass
-
-    def fingerprint(self) -> dict[str, str]:
-        return {}
+        return generated_steps(*self.count_and_seed(split))
 
 
 def registry() -> Registry:
     """Return what is installed, and the domain ``labelled_steps``."""
-    entries = {
-        (kind, name): (component, load_plugins().origin(kind, name))
-        for kind in ("stage", "algorithm", "domain", "model", "reward", "loss_term", "engine", "rollout", "callback")
-        for name, component in load_plugins().components(kind).items()
-    }
-    own = Component(StepsSettings, StepsDomain)
-    return Registry({**entries, ("domain", "labelled_steps"): (own, Origin("tests", "1"))})
+    return registry_with({("domain", "labelled_steps"): Component(StepsSettings, StepsDomain)})
 
 
 def process_job(folder: Path, domain: dict | None = None, train: dict | None = None, **algorithm: Any) -> Job:
     """Return the job of a stage that trains a process reward model of two narrow layers."""
-    tree = {
-        "name": "steps",
-        "model": {"hidden_size": 32, "intermediate_size": 64, "layers": 2, **algorithm.pop("model", {})},
-        "domain": {"type": "labelled_steps", **(domain or {})},
-        "stages": {
-            "prm": {
-                "algorithm": {"type": "process_reward_model", **algorithm},
-                "train": {
-                    "batch_size": 16,
-                    "max_steps": 4,
-                    "learning_rate": 3e-3,
-                    "report_to": [],
-                    "log_every_steps": 1,
-                    "evaluate_every_steps": 2,
-                    **(train or {}),
-                },
-            }
-        },
-        "engine": {"threads": 1},
-    }
-    loaded = recipe_from_tree(tree, registry=registry())
-    directory = RunDirectory(folder)
-    directory.open("", 0, {})
-    job = Job(loaded.recipe, registry(), directory, "prm")
-    job.engine.prepare()
-    return job
+    algorithm = {"type": "process_reward_model", **algorithm}
+    return stage_job(folder, "prm", registry(), {"type": "labelled_steps", **(domain or {})}, train, algorithm)

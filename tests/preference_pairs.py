@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
+from tiny_stage import RenderedDomain, registry_with, stage_job
 from toys import tiny_model
 
 from rlkit.component import Component, Settings
 from rlkit.job import Job
 from rlkit.models.head_files import NOTES_FILE
 from rlkit.models.scalar_head import new_scalar_head
-from rlkit.plugins import Origin, Registry, load_plugins
-from rlkit.recipe import recipe_from_tree
+from rlkit.plugins import Registry
 from rlkit.records import Preference, Source
-from rlkit.run_directory import RunDirectory
 
 GOOD = ("thanks", "gladly", "sure", "welcome")
 BAD = ("no", "never", "whatever", "nope")
@@ -55,71 +54,22 @@ class PairsSettings(Settings):
     """The margin of every pair."""
 
 
-class PairsDomain:
+class PairsDomain(RenderedDomain):
     """Preferences whose prompts are rendered already."""
 
-    new_tokens = ()
-    tokenizer: Any
-
-    def __init__(self, settings: Any, job: Any) -> None:
-        self.settings = settings
-
     def preferences(self, split: str) -> list[Preference]:
-        count = self.settings.train if split == "train" else self.settings.held_out
-        return generated_pairs(count, ("train", "valid", "test").index(split), self.settings.margin)
-
-    def prepare(self, model: Path | None = None) -> None:
-        pass
-
-    def bind(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
-
-    def save(self, folder: Path) -> None:
-        pass
-
-    def fingerprint(self) -> dict[str, str]:
-        return {}
+        return generated_pairs(*self.count_and_seed(split), self.settings.margin)
 
 
 def registry() -> Registry:
     """Return what is installed, and the domain ``pairs``."""
-    entries = {
-        (kind, name): (component, load_plugins().origin(kind, name))
-        for kind in ("stage", "algorithm", "domain", "model", "reward", "loss_term", "engine", "rollout", "callback")
-        for name, component in load_plugins().components(kind).items()
-    }
-    own = Component(PairsSettings, PairsDomain)
-    return Registry({**entries, ("domain", "pairs"): (own, Origin("tests", "1"))})
+    return registry_with({("domain", "pairs"): Component(PairsSettings, PairsDomain)})
 
 
 def reward_job(folder: Path, domain: dict | None = None, train: dict | None = None, **algorithm: Any) -> Job:
     """Return the job of a stage that trains a reward model of two narrow layers."""
-    tree = {
-        "name": "pairs",
-        "model": {"hidden_size": 32, "intermediate_size": 64, "layers": 2, **algorithm.pop("model", {})},
-        "domain": {"type": "pairs", **(domain or {})},
-        "stages": {
-            "rm": {
-                "algorithm": {"type": "reward_model", **algorithm},
-                "train": {
-                    "batch_size": 16,
-                    "max_steps": 4,
-                    "learning_rate": 3e-3,
-                    "report_to": [],
-                    "log_every_steps": 1,
-                    "evaluate_every_steps": 2,
-                    **(train or {}),
-                },
-            }
-        },
-        "engine": {"threads": 1},
-    }
-    loaded = recipe_from_tree(tree, registry=registry())
-    directory = RunDirectory(folder)
-    directory.open("", 0, {})
-    job = Job(loaded.recipe, registry(), directory, "rm")
-    job.engine.prepare()
-    return job
+    algorithm = {"type": "reward_model", **algorithm}
+    return stage_job(folder, "rm", registry(), {"type": "pairs", **(domain or {})}, train, algorithm)
 
 
 def reward_folder(folder: Path, seed: int = 0, notes: dict | None = None) -> str:

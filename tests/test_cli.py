@@ -33,26 +33,10 @@ stages:
 
 
 @pytest.fixture
-def rlkit_(tmp_path, monkeypatch, capsys):
-    """Return a function that runs a command in a fresh folder and returns exit code, output and error output."""
-    monkeypatch.chdir(tmp_path)
+def rlkit_(rlkit_, tmp_path):
+    """Return a function that runs a command in a folder with a recipe."""
     (tmp_path / "r.yaml").write_text(RECIPE)
-
-    def command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["rlkit", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return end.value.code or 0, *capsys.readouterr()
-
-    return command
-
-
-@pytest.fixture
-def runs(monkeypatch):
-    """Replace the run itself by a record of how it was called."""
-    calls = []
-    monkeypatch.setattr(rlkit.run, "run", lambda loaded, out, **options: calls.append((loaded, out, options)))
-    return calls
+    return rlkit_
 
 
 # ---- run

@@ -1,14 +1,11 @@
 """Single verbs: the recipe that each stands for, where its reward comes from, and tiny runs of all of them."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 from toys import language_model_folder
 
-import rlkit.run
-from rlkit.cli.main import main
 from rlkit.cli.single import VERBS, single_recipe, stage_overrides
 from rlkit.errors import RecipeError
 from rlkit.recipe import recipe_from_tree
@@ -25,28 +22,6 @@ def write(path, rows):
 
 def recipe(verb, **sources):
     return recipe_from_tree(single_recipe(VERBS[verb], **sources)).recipe
-
-
-@pytest.fixture
-def rlkit_(tmp_path, monkeypatch, capsys):
-    """Return a function that runs a command in a fresh folder and returns exit code, output and error output."""
-    monkeypatch.chdir(tmp_path)
-
-    def command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["rlkit", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return end.value.code or 0, *capsys.readouterr()
-
-    return command
-
-
-@pytest.fixture
-def runs(monkeypatch):
-    """Replace the run itself by a record of how it was called."""
-    calls = []
-    monkeypatch.setattr(rlkit.run, "run", lambda loaded, out, **options: calls.append((loaded, out, options)))
-    return calls
 
 
 # ---- what a verb stands for

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ from preference_pairs import reward_folder, reward_job
 
 from rlkit.algorithms.process_reward_model import Labelled, collate, labelled, process_reward_model, step_loss
 from rlkit.algorithms.reward_model import reward_model
-from rlkit.cli.main import main
 from rlkit.config.models import CausalLMSettings
 from rlkit.config.process_rewards import ProcessRewardModelSettings, ProcessRewardSettings
 from rlkit.errors import DataError, RecipeError
@@ -288,20 +286,6 @@ def test_a_recipe_that_takes_one_kind_for_the_other_is_refused() -> None:
 
 
 # ---- the command line
-
-
-@pytest.fixture
-def rlkit_(tmp_path, monkeypatch, capsys):
-    """Return a function that runs a command in a fresh folder and returns exit code, output and error output."""
-    monkeypatch.chdir(tmp_path)
-
-    def command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["rlkit", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return end.value.code or 0, *capsys.readouterr()
-
-    return command
 
 
 TINY = ("model.hidden_size=32", "model.intermediate_size=64", "model.layers=1", "train.max_steps=2", "engine.threads=1")

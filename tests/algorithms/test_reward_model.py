@@ -7,9 +7,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+import preference_pairs
 import pytest
 import torch
 from preference_pairs import generated_pairs, reward_job
+from tiny_stage import registry_with
 from toys import language_model_folder
 
 from rlkit.algorithms.reward_model import reward_model, tokenized
@@ -64,18 +66,9 @@ def test_the_norm_of_rewards_by_hand() -> None:
 
 
 def test_a_plugins_loss_term_is_named_in_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import preference_pairs
-
-    from rlkit.plugins import Origin, Registry
-
-    base = preference_pairs.registry()
     norm = Component(RewardNormSettings, lambda settings: lambda chosen, rejected, margin: settings.weight * 100)
-    entries = {
-        (kind, name): (component, base.origin(kind, name))
-        for kind in ("stage", "algorithm", "domain", "model", "engine", "rollout", "reward")
-        for name, component in base.components(kind).items()
-    }
-    other = Registry({**entries, ("loss_term", "reward_norm"): (norm, Origin("tests", "1"))})
+    pairs = Component(preference_pairs.PairsSettings, preference_pairs.PairsDomain)
+    other = registry_with({("domain", "pairs"): pairs, ("loss_term", "reward_norm"): norm})
     monkeypatch.setattr(preference_pairs, "registry", lambda: other)
     loss, chosen, rejected = batch_loss(tmp_path, loss_terms=[{"type": "reward_norm", "weight": 1.0}])
     assert loss == pytest.approx(100 + preference_loss(chosen, rejected, torch.zeros(8)).item(), rel=1e-6)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,7 +12,6 @@ import pytest
 from preference_pairs import PairsDomain, reward_folder
 
 from rlkit.cli import rewards as verbs
-from rlkit.cli.main import main
 from rlkit.component import Component
 from rlkit.config.reward_models import LearnedRewardSettings
 from rlkit.config.rewards import ExactMatchSettings
@@ -24,17 +23,9 @@ from rlkit.reward_models.scorer import learned_reward
 
 
 @pytest.fixture
-def rlkit_(tmp_path, monkeypatch, capsys):
+def rlkit_(rlkit_):
     """Return a function that runs ``rlkit rewards ...`` and returns exit code, output and error output."""
-    monkeypatch.chdir(tmp_path)
-
-    def command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["rlkit", "rewards", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return end.value.code or 0, *capsys.readouterr()
-
-    return command
+    return partial(rlkit_, "rewards")
 
 
 def write(path: Path, *rows) -> Path:
