@@ -9,12 +9,11 @@ from typing import Any
 from rlkit.errors import RlkitError
 from rlkit.job import Job
 from rlkit.policy.rewarder import WeightedReward
-from rlkit.policy.supervised import judge
 from rlkit.policy.text_rewards import Outcome, Sample
 from rlkit.preflight.line import Line, count
 from rlkit.records import Prompt
 from rlkit.reward_lab.cases import check_cases
-from rlkit.reward_lab.parts import bind_tokenizer, loaded_parts, reads_text, reference
+from rlkit.reward_lab.parts import ask, bind_tokenizer, loaded_parts, reads_text, reference
 
 REFERENCES = 64
 """Reference answers that each reward is tried on at most."""
@@ -97,7 +96,7 @@ def _ask(part: WeightedReward, prompts: Sequence[Prompt], form: str) -> list[Out
         Sample(prompt.text, form.format(reference(part, prompt)), prompt.answer, False, prompt.context)
         for prompt in prompts
     ]
-    return judge(part.score, part.name, part.settings, samples)  # type: ignore[arg-type]
+    return ask(part, samples)
 
 
 def _verdict(subject: str, outcomes: Sequence[Outcome], prompts: Sequence[Prompt], verifies: bool) -> Line:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from rlkit.job import Job
 from rlkit.plugins import load_plugins
 from rlkit.policy.rewarder import WeightedReward
-from rlkit.policy.supervised import judge
 from rlkit.policy.text_rewards import Outcome, Sample
 from rlkit.recipe import Recipe
 from rlkit.recipe_errors import Problem
-from rlkit.reward_lab.parts import Skipped, bind_tokenizer, loaded_parts, reads_text, rewarded_stages
+from rlkit.reward_lab.parts import Skipped, ask, bind_tokenizer, loaded_parts, reads_text, rewarded_stages
 from rlkit.run_directory import RunDirectory
 
 
@@ -69,7 +68,7 @@ def _wrong(part: WeightedReward) -> list[tuple[int, str]]:
     """Score the cases of a part; returns those with another score than they should have, by their index."""
     cases = part.settings.cases
     samples = [Sample(case.prompt, case.completion, case.answer, case.truncated, case.context) for case in cases]
-    outcomes = judge(part.score, part.name, part.settings, samples)  # type: ignore[arg-type]
+    outcomes = ask(part, samples)
     return [
         (
             index,

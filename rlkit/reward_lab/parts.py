@@ -11,8 +11,8 @@ from rlkit.config.models import CausalLMSettings
 from rlkit.job import Job
 from rlkit.models.load import tokenizer_of
 from rlkit.policy.rewarder import WeightedReward, weighted
-from rlkit.policy.supervised import close_rewards, load_supervised
-from rlkit.policy.text_rewards import TextReward
+from rlkit.policy.supervised import close_rewards, judge, load_supervised
+from rlkit.policy.text_rewards import Outcome, Sample, TextReward
 from rlkit.recipe import Recipe
 from rlkit.records import Prompt
 
@@ -76,6 +76,12 @@ def _not_ready(job: Job, settings: Any) -> str:
 def reads_text(part: WeightedReward) -> bool:
     """Return whether a part scores text, and so more than rollouts."""
     return isinstance(part.score, TextReward)
+
+
+def ask(part: WeightedReward, samples: Sequence[Sample]) -> list[Outcome]:
+    """Score samples with a part that reads text, under its deadline."""
+    assert isinstance(part.score, TextReward)
+    return judge(part.score, part.name, part.settings, samples)
 
 
 def reference(part: WeightedReward, prompt: Prompt) -> str:

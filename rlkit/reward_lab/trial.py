@@ -17,13 +17,12 @@ from rlkit.plugins import load_plugins
 from rlkit.policy.rewarder import Rewarder, WeightedReward
 from rlkit.policy.rollouts import Rollouts, concat, generator_for
 from rlkit.policy.sampler import RolloutRequest
-from rlkit.policy.supervised import judge
 from rlkit.policy.text_rewards import Outcome, Sample, samples
 from rlkit.progress import StageProgress
 from rlkit.recipe import Recipe
 from rlkit.records import Prompt
 from rlkit.reward_lab.hostile import hostile_answers, keywords_of
-from rlkit.reward_lab.parts import Skipped, loaded_parts, reads_text, reference, rewarded_stages
+from rlkit.reward_lab.parts import Skipped, ask, loaded_parts, reads_text, reference, rewarded_stages
 from rlkit.run_directory import RunDirectory
 
 CHUNK = 32
@@ -138,7 +137,7 @@ def _texts(parts: Sequence[WeightedReward], prompts: Sequence[Prompt], keywords:
     progress = StageProgress("reference and hostile answers", len(readers), unit="reward")
     said: dict[str, list[Outcome]] = {}
     for done, part in enumerate(readers, 1):
-        said[part.name] = judge(part.score, part.name, part.settings, asked)  # type: ignore[arg-type]
+        said[part.name] = ask(part, asked)
         progress.show(done, {})
     progress.close()
     return [
