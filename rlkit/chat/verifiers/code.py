@@ -59,12 +59,20 @@ class CodeReward(TextReward):
 
     def run(self, samples: Sequence[Sample]) -> list[Result]:
         """Return how the code of each sample did."""
-        found = [(sample, _tests_or_none(sample), self._refused(sample)) for sample in samples]
-        jobs = [
-            (program_of(sample), tests) for sample, tests, refused in found if isinstance(tests, Checks) and not refused
-        ]
+        found = [self._job(sample) for sample in samples]
+        jobs = [job for job in found if not isinstance(job, Result)]
         ran = iter(self.sandbox.run(jobs, until_failure=self.settings.score == "all"))
-        return [tests if isinstance(tests, Result) else refused or next(ran) for _, tests, refused in found]
+        return [job if isinstance(job, Result) else next(ran) for job in found]
+
+    def _job(self, sample: Sample) -> tuple[str, Checks] | Result:
+        """Return a sample's program and its tests, or what is known without running it."""
+        try:
+            tests, why = tests_of(sample), "the row carries no tests"
+        except ValueError as error:
+            tests, why = None, str(error)
+        if tests is None:
+            return Result("unsupported", why, 0, 0, 0.0)
+        return self._refused(sample) or (program_of(sample), tests)
 
     def judge(self, samples: Sequence[Sample]) -> list[Outcome]:
         """Score samples; one without a verdict says why."""
@@ -132,15 +140,6 @@ def tests_of(sample: Sample | Prompt) -> Checks | None:
     return Checks(tests, _texts(setup), row.get("entry_point") or "", cases) if tests or cases else None
 
 
-def _tests_or_none(sample: Sample) -> Checks | Result:
-    """Return a sample's tests, or that there is no verdict without any."""
-    try:
-        tests, reason = tests_of(sample), "the row carries no tests"
-    except ValueError as error:
-        tests, reason = None, str(error)
-    return tests or Result("unsupported", reason, 0, 0, 0.0)
-
-
 def _problems(row: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with what a row says about its tests."""
     problems = [
@@ -153,10 +152,10 @@ def _problems(row: Mapping[str, Any]) -> list[str]:
         problems.append(f"entry_point: not the name of a function, got {entry!r}")
     if not isinstance(cases, list | tuple):
         return [*problems, f"cases: no list, got {str(cases)[:60]!r}"]
-    wrong = next((case for case in cases if not _is_case(case)), None)
-    return (
-        problems if wrong is None else [*problems, f"cases: one lacks a text input or output, got {str(wrong)[:60]!r}"]
-    )
+    wrong = [case for case in cases if not _is_case(case)]
+    if wrong:
+        problems.append(f"cases: one lacks a text input or output, got {str(wrong[0])[:60]!r}")
+    return problems
 
 
 def _are_texts(value: object) -> bool:
@@ -192,14 +191,9 @@ def _row(sample: Sample | Prompt) -> Mapping[str, Any]:
 def _head(row: Mapping[str, Any]) -> str:
     """Return the row's prompt where it is code that ends in the function under test; empty where it is a question."""
     prompt, entry = row.get("prompt"), row.get("entry_point")
-    if (
-        not isinstance(prompt, str)
-        or not isinstance(entry, str)
-        or not entry
-        or not _definition_of(entry).search(prompt)
-    ):
+    if not (isinstance(prompt, str) and isinstance(entry, str) and entry):
         return ""
-    return prompt if _defined_by(prompt) else ""
+    return prompt if _definition_of(entry).search(prompt) and _defined_by(prompt) else ""
 
 
 def _definition_of(name: str) -> re.Pattern[str]:
