@@ -169,9 +169,8 @@ def _check_schema(schema: dict[str, Any]) -> dict[str, Any]:
     far = [reference for reference in references if not reference.startswith("#")]
     if far:
         raise ValueError(f"$ref must stay inside of the schema, got {far[0]!r}; write it out")
-    if not any(
-        isinstance(part.get(name), str) for part in parts for name in ("$id", "id")
-    ):  # these would move what "#" means
+    moved = any(isinstance(part.get(name), str) for part in parts for name in ("$id", "id"))  # what "#" means
+    if not moved:
         _check_references(schema, kind, references)
     if any("unevaluatedProperties" in part for part in parts) and any("patternProperties" in part for part in parts):
         raise ValueError("unevaluatedProperties beside patternProperties has no time limit; use additionalProperties")

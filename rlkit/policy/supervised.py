@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
@@ -60,7 +60,7 @@ class Worker:
     def __init__(self, settings: Any) -> None:
         self.name = settings.type
         self.hello = {"type": settings.type, "settings": settings.model_dump(mode="json")}
-        self.mark = f"RLKIT_REWARD_WORKER={uuid.uuid4().hex}"
+        self.mark = {"RLKIT_REWARD_WORKER": uuid.uuid4().hex}
         self.process: subprocess.Popen | None = None
 
     def judge(self, samples: Sequence[Sample], seconds: float) -> list[Outcome]:
@@ -108,7 +108,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=said,
                 bufsize=0,
-                env={**os.environ, "OMP_NUM_THREADS": "1", **dict([self.mark.split("=")])},
+                env={**os.environ, "OMP_NUM_THREADS": "1", **self.mark},
                 pass_fds=(shown,),
                 start_new_session=True,
             )
@@ -188,12 +188,13 @@ def _ready(stream: int, event: int, end: float) -> bool:
     return left > 0 and bool(poll.poll(1000 * left))
 
 
-def _marked(mark: str) -> list[int]:
+def _marked(mark: Mapping[str, str]) -> list[int]:
     """Return the processes that have a variable in their environment, as far as the system tells."""
+    ((name, value),) = mark.items()
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):  # it has ended meanwhile, or is another user's
-            if mark.encode() in path.read_bytes().split(b"\0"):
+            if f"{name}={value}".encode() in path.read_bytes().split(b"\0"):
                 found.append(int(path.parent.name))
     return found
 

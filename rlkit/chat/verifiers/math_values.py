@@ -55,9 +55,10 @@ _SYMBOL = re.compile(r"(?<![^\W\d_])[a-zA-Z\u0391-\u03a8\u03b1-\u03bb\u03bd-\u03
 _WORDS = re.compile(r"\\(?:text|mathrm|mbox|textbf|mathbf|operatorname|rm|textit) ?\{([^{}]*)\}")
 _DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`"))
 _CURRENCY = re.compile(r"(?:US|A|C|NZ|HK)?\\?[$€£¥₹₩₽] ?|(?:USD|EUR|GBP|Rs\.?) ?(?=[0-9])")
+# minus signs, times, spaces, what Chinese is set with, fractions, the empty set
 _SIGNS: dict[int, Any] = str.maketrans(
     "\u2212\u2013\ufe63\uff0d\u00d7\u00b7\u00a0\u202f\uff0c\uff08\uff09\uff1d\uff05", "----**  ,()=%"
-)  # minus signs, times, spaces, and what Chinese is set with
+)
 _SIGNS |= {ord(sign): f" {top}/{bottom}" for sign, top, bottom in zip("½⅓⅔¼¾⅕⅛", "1121311", "2334458")}
 _SIGNS |= {ord("\u2205"): r"\emptyset"}
 _RAISED = re.compile("[⁻]?[⁰¹²³⁴-⁹]+")
@@ -65,6 +66,7 @@ _LOWERED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _REPEATING = re.compile(r"([0-9]*)\.([0-9]{0,20})\\(?:overline|bar) ?\{([0-9]{1,20})\}")
 _JOINED = re.compile(r",? ?(?:\\text ?\{ ?(?:or|and) ?\}|\b(?:or|and)\b) ?")
 _NAMED = re.compile(r"^[a-zA-Z](?:_\{?[0-9]\}?)? ?= ?")
+_BRACKETS = ((r"\langle", r"\rangle"), (r"\{", r"\}"), ("{", "}"), ("(", ")"), ("[", "]"), ("[", ")"), ("(", "]"))
 _UNITS = frozenset("mgshlLKNJWVACFbB")
 """Single letters that are units; any other one is a variable."""
 
@@ -161,10 +163,8 @@ def _with_unit(number: Number, rest: str) -> Number | None:
     rest = rest.replace(r"^\circ", "°").replace(r"^{\circ}", "°")
     large = re.match(r"((?i:thousand|million|billion|trillion))s?\b|(k)\b", rest)
     if large:
-        number, rest = (
-            number._replace(value=number.value * 10 ** _LARGE[(large[1] or large[2]).lower()]),
-            rest[large.end() :].strip(),
-        )
+        number = number._replace(value=number.value * 10 ** _LARGE[(large[1] or large[2]).lower()])
+        rest = rest[large.end() :].strip()
     symbols = [found[0] for found in _SYMBOL.finditer(rest)]
     if _NO_UNIT.search(rest) or not _UNIT.fullmatch(rest) or any(one not in _UNITS for one in symbols) or "\\" in rest:
         return None
@@ -173,15 +173,7 @@ def _with_unit(number: Number, rest: str) -> Number | None:
 
 def _several(text: str) -> Several | None:
     brackets = ""
-    for start, end in (
-        (r"\langle", r"\rangle"),
-        ("\\{", "\\}"),
-        ("{", "}"),
-        ("(", ")"),
-        ("[", "]"),
-        ("[", ")"),
-        ("(", "]"),
-    ):
+    for start, end in _BRACKETS:
         if text.startswith(start) and text.endswith(end) and len(text) > 2:
             text, brackets = text[len(start) : -len(end)], "()" if start == r"\langle" else start[-1] + end[-1]
             break

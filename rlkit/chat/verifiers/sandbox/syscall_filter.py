@@ -64,18 +64,16 @@ ARGUED = {"clone": (56, 220), "clone3": (435, 435), "kill": (62, 129), "tgkill":
           "prctl": (157, 167), "fcntl": (72, 25), "ioctl": (16, 29)}  # fmt: skip
 SIGNAL_OTHERS = (8, 10, 15, 0x8901, 0x8902)
 """F_SETOWN, F_SETSIG, F_SETOWN_EX, FIOSETOWN, SIOCSPGRP: who gets which signal when a descriptor is ready."""
+OWN_SAFETY = (kernel.PR_SET_PDEATHSIG, kernel.PR_SET_DUMPABLE)
+"""What a process may not take back: that it ends with its parent, and that none of its kind reads it."""
 FIRST_UNKNOWN = 451
 X32 = 0x40000000
 CLONE_THREAD = 0x00010000
 
 ALLOW, KILL, EPERM, ENOSYS = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026
 LOAD, RETURN, IF_EQUAL, IF_AT_LEAST, IF_BITS = 0x20, 0x06, 0x15, 0x35, 0x45
-NUMBER, ARCHITECTURE, FIRST_ARGUMENT, SECOND_ARGUMENT = (
-    0,
-    4,
-    16,
-    24,
-)  # offsets in struct seccomp_data; the low half, little endian
+NUMBER, ARCHITECTURE, FIRST_ARGUMENT, SECOND_ARGUMENT = 0, 4, 16, 24
+"""Offsets in struct seccomp_data; of arguments the low half, little endian."""
 
 
 def _do(code: int, value: int, yes: int = 0, no: int = 0) -> bytes:
@@ -122,9 +120,7 @@ def program(machine: str, pid: int, attributes: bool = False) -> bytes:
             _where(number["kill"], _when(FIRST_ARGUMENT, (pid,), ALLOW, EPERM)),
             _where(number["tgkill"], _when(FIRST_ARGUMENT, (pid,), ALLOW, EPERM)),
             _where(number["prlimit64"], _when(FIRST_ARGUMENT, (0, pid), ALLOW, EPERM)),
-            _where(
-                number["prctl"], _when(FIRST_ARGUMENT, (kernel.PR_SET_PDEATHSIG, kernel.PR_SET_DUMPABLE), EPERM, ALLOW)
-            ),
+            _where(number["prctl"], _when(FIRST_ARGUMENT, OWN_SAFETY, EPERM, ALLOW)),
             *(_where(number[call], _when(SECOND_ARGUMENT, SIGNAL_OTHERS, EPERM, ALLOW)) for call in ("fcntl", "ioctl")),
             _do(RETURN, ALLOW),
         )
