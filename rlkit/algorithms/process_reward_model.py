@@ -1,4 +1,4 @@
-"""Process reward models: cross-entropy at the ends of labelled steps, and figures on held-out ones.
+"""Process reward models: cross-entropy at the ends of labeled steps, and figures on held-out ones.
 
 Lightman et al. 2023, arXiv 2305.20050, section 2.6; Uesato et al. 2022, arXiv 2211.14275, section 2.3. With two labels
 cross-entropy is that of the log-odds between them. Labels may be probabilities. The loss counts every step of the
@@ -33,7 +33,7 @@ SHOWN = 20
 """Rows that an error names."""
 
 
-class Labelled(NamedTuple):
+class Labeled(NamedTuple):
     """A completion as tokens, how right each of its steps is, and the prompt that it answers."""
 
     row: StepRow
@@ -53,7 +53,7 @@ def step_loss(odds: Tensor, labels: Tensor, num_steps: Tensor) -> Tensor:
 
 
 class ProcessRewardTrainer(WholeBatches, Trainer):
-    """A Trainer on completions whose steps are labelled.
+    """A Trainer on completions whose steps are labeled.
 
     Args:
         settings: the algorithm's settings.
@@ -67,7 +67,7 @@ class ProcessRewardTrainer(WholeBatches, Trainer):
         self,
         *args: Any,
         settings: ProcessRewardModelSettings,
-        held_out: tuple[Sequence[Labelled], str],
+        held_out: tuple[Sequence[Labeled], str],
         facts: dict[str, Any],
         **kwargs: Any,
     ) -> None:
@@ -105,7 +105,7 @@ class ProcessRewardTrainer(WholeBatches, Trainer):
         return metrics
 
     @torch.no_grad()
-    def score(self, rows: Sequence[Labelled]) -> Tensor:
+    def score(self, rows: Sequence[Labeled]) -> Tensor:
         """Return (N,) log-odds of all steps, row by row, on the CPU; each rank computes its share."""
         device = self.args.device
         starts = np.cumsum([0, *(len(one.labels) for one in rows)])
@@ -142,7 +142,7 @@ class ProcessRewardTrainer(WholeBatches, Trainer):
         return {"kind": PROCESS, **self.facts, **headlines(self.report)}
 
 
-def flat_labels(rows: Sequence[Labelled]) -> Tensor:
+def flat_labels(rows: Sequence[Labeled]) -> Tensor:
     """Return (N,) the labels of all steps, row by row."""
     return torch.tensor([label for one in rows for label in one.labels])
 
@@ -182,7 +182,7 @@ def process_reward_model(job: Job) -> ProcessRewardTrainer:
     loaded, facts = model_with_head(job, PROCESS, load_step_head, new_step_head)
     records = {split: job.domain.step_labels(split) for split in ("train", "valid", "test")}
     check_labels(records["train"])
-    rows = {split: labelled(found, loaded.tokenizer, settings) for split, found in records.items()}
+    rows = {split: labeled(found, loaded.tokenizer, settings) for split, found in records.items()}
     split = "valid" if records["test"] == records["valid"] else "test"
     metric = None if settings.select_by == "last" else settings.select_by
     best = best_checkpoint(metric, settings.select_by == "accuracy")
@@ -216,7 +216,7 @@ def check_labels(rows: Sequence[StepLabels]) -> None:
         )
 
 
-def labelled(records: Sequence[StepLabels], tokenizer: Any, settings: ProcessRewardModelSettings) -> list[Labelled]:
+def labeled(records: Sequence[StepLabels], tokenizer: Any, settings: ProcessRewardModelSettings) -> list[Labeled]:
     """Tokenize answers as sampling writes them, prompt and answer apart, and find the ends of their steps.
 
     Raises:
@@ -233,7 +233,7 @@ def labelled(records: Sequence[StepLabels], tokenizer: Any, settings: ProcessRew
     if problems:
         more = [f"and {len(problems) - SHOWN:,} more rows"] if len(problems) > SHOWN else []
         raise DataError(*problems[:SHOWN], *more)
-    return [Labelled(one, list(row.labels[: len(one.ends)]), row.prompt) for row, one in zip(records, found)]
+    return [Labeled(one, list(row.labels[: len(one.ends)]), row.prompt) for row, one in zip(records, found)]
 
 
 def _wrong_steps(row: StepLabels, found: StepRow, separator: str) -> str:
@@ -250,7 +250,7 @@ def _wrong_steps(row: StepLabels, found: StepRow, separator: str) -> str:
     return ""
 
 
-def collate(batch: Sequence[Labelled], pad: int) -> dict[str, Tensor]:
+def collate(batch: Sequence[Labeled], pad: int) -> dict[str, Tensor]:
     """Pad rows on the right; the label stands where its step ends, the weaker one where two end in one token."""
     ids, mask = pad_right([one.row.ids for one in batch], pad)  # (B, T)
     is_end, right = torch.zeros_like(ids, dtype=torch.bool), torch.ones(ids.shape)

@@ -90,11 +90,11 @@ class ChatDomain:
         return _each(self.renderer.preference, self._rows("preferences", split))
 
     def feedback(self, split: str) -> list[Feedback]:
-        """Render the labelled answers of a split."""
+        """Render the labeled answers of a split."""
         return _each(self.renderer.feedback, self._rows("feedback", split))
 
     def step_labels(self, split: str) -> list[StepLabels]:
-        """Render the answers of a split whose steps are labelled."""
+        """Render the answers of a split whose steps are labeled."""
         return _each(self.renderer.step_labels, self._rows("steps", split))
 
     def _rows(self, kind: str, split: str) -> Sequence[Any]:

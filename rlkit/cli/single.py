@@ -62,7 +62,7 @@ VERBS = {
 }
 PROCESS = Verb(
     "train-rm-process",
-    "Train a process reward model on answers whose steps are labelled.",
+    "Train a process reward model on answers whose steps are labeled.",
     "process_reward_model",
     "steps",
     evaluates=False,
@@ -118,7 +118,7 @@ def register(app: typer.Typer) -> None:
     """Add the verbs."""
     for verb in VERBS.values():
         folder = ", or a folder in MiniOneRec's format" if verb.recommends else ""
-        folder = "; with --kind process, answers in labelled steps" if verb.name == "train-rm" else folder
+        folder = "; with --kind process, answers in labeled steps" if verb.name == "train-rm" else folder
         text = _LONG_HELP.format(help=verb.help, data=verb.data, more=folder)
         command = _rewarded_command(verb) if verb.rewarded else _command(verb)
         command = _reward_model_command(verb) if verb.name == "train-rm" else command

@@ -90,9 +90,12 @@ class MonitorSettings(Settings):
     def _actions_make_sense(self) -> MonitorSettings:
         wrong = [name for name, action in self.actions.items() if action == "adapt" and name not in KL_ALARMS]
         if wrong:
-            raise ValueError(f"adapt moves kl_coef and is for {', '.join(KL_ALARMS)} only, got {', '.join(wrong)}")
+            raise ValueError(
+                f"adapt moves kl_coef and is for {', '.join(KL_ALARMS)} only, "
+                f"got {', '.join(wrong)}; choose another action"
+            )
         if self.kl_low >= self.kl_high:
-            raise ValueError(f"kl_low must lie below kl_high {self.kl_high:g}, got {self.kl_low:g}")
+            raise ValueError(f"kl_low must lie below kl_high {self.kl_high:g}, got {self.kl_low:g}; exchange them")
         if self.action_for("non_finite") == "ignore":
             raise ValueError("non_finite cannot be ignored; raise non_finite_limit, or write monitor: null")
         return self

@@ -29,7 +29,7 @@ def read(file: Path, line: int | None) -> Iterator[tuple[int, dict[str, Any]]]:
         raise DataError(f"{file}: there is none: every completion of this run had a score, or it is no run")
     lines = file.read_text(encoding="utf-8").rstrip("\n").split("\n")
     if line is not None and line > len(lines):
-        raise DataError(f"--line: {file} has {len(lines)} lines, got {line}")
+        raise DataError(f"--line: {file} has {len(lines)} lines, got {line}; name one of them")
     for number, text in enumerate(lines, 1):
         if line in (None, number):
             try:

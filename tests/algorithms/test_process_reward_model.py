@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from labelled_steps import generated_steps, process_job
+from labeled_steps import generated_steps, process_job
 from preference_pairs import reward_folder, reward_job
 
-from rlkit.algorithms.process_reward_model import Labelled, collate, labelled, process_reward_model, step_loss
+from rlkit.algorithms.process_reward_model import Labeled, collate, labeled, process_reward_model, step_loss
 from rlkit.algorithms.reward_model import reward_model
 from rlkit.config.models import CausalLMSettings
 from rlkit.config.process_rewards import ProcessRewardModelSettings, ProcessRewardSettings
@@ -77,13 +77,13 @@ def test_labels_stand_where_steps_end() -> None:
         StepLabels("<|user|>a<|assistant|>", ("1+1", "é "), (1.0, 0.25), Source("x", 1)),
         StepLabels("<|user|>b<|assistant|>", ("no",), (0.0,), Source("x", 2)),
     ]
-    found = labelled(rows, byte_tokenizer(), SETTINGS)
+    found = labeled(rows, byte_tokenizer(), SETTINGS)
     batch = collate(found, pad=0)
     # three tokens of the prompt, "1+1" ends at 5, a line end at 6, the two bytes of "é" at 7 and 8
     assert batch["is_end"].nonzero().tolist() == [[0, 5], [0, 8], [1, 4]]
     assert batch["right"][batch["is_end"]].tolist() == [1.0, 0.25, 0.0]
     assert batch["attention_mask"].sum(1).tolist() == [10, 5]
-    shared = Labelled(found[0].row._replace(ends=[5, 5]), [0.0, 1.0], "")
+    shared = Labeled(found[0].row._replace(ends=[5, 5]), [0.0, 1.0], "")
     assert collate([shared], pad=0)["right"][0, 5] == 0.0  # two steps of one token: the weaker label
 
 
@@ -116,7 +116,7 @@ def test_the_report_is_that_of_the_saved_model(trained) -> None:
     folder, _ = trained
     assert headless(folder, PROCESS) is None
     loaded = load_step_head(CausalLMSettings(path=str(folder)))
-    rows = labelled(generated_steps(64, seed=2), loaded.tokenizer, SETTINGS)
+    rows = labeled(generated_steps(64, seed=2), loaded.tokenizer, SETTINGS)
     scores = np.concatenate(score_steps(loaded.model.eval(), [one.row for one in rows]))
     labels = np.array([label for one in rows for label in one.labels])
     assert len(labels) == notes(folder)["steps"]
@@ -170,7 +170,7 @@ def test_an_adapter_is_merged_into_the_saved_model(tmp_path: Path) -> None:
     folder = tmp_path / "prm" / "model"
     assert headless(folder, PROCESS) is None
     loaded = load_step_head(CausalLMSettings(path=str(folder)))
-    rows = labelled(generated_steps(64, seed=2), loaded.tokenizer, SETTINGS)
+    rows = labeled(generated_steps(64, seed=2), loaded.tokenizer, SETTINGS)
     scores = np.concatenate(score_steps(loaded.model.eval(), [one.row for one in rows]))
     table = notes(folder)["calibration"]["table"]
     assert [row["steps"] for row in table] == np.histogram(scores, bins=10, range=(0, 1))[0].tolist()
@@ -213,12 +213,12 @@ def test_steps_that_would_be_scored_otherwise_are_refused_by_line() -> None:
         StepLabels("p", ("one\n", "two"), (1.0, 0.0), Source("a.jsonl", 5)),
     ]
     with pytest.raises(DataError) as error:
-        labelled(rows, byte_tokenizer(), SETTINGS)
+        labeled(rows, byte_tokenizer(), SETTINGS)
     assert error.value.problems == (
         r"a.jsonl:4: completions[1]: holds what parts steps, '\n', so it would be scored as several; split it, or set "
         "algorithm.separator to what no step holds",
     )
-    assert len(labelled(rows, byte_tokenizer(), ProcessRewardModelSettings(separator="\n\n"))) == 2
+    assert len(labeled(rows, byte_tokenizer(), ProcessRewardModelSettings(separator="\n\n"))) == 2
 
 
 def test_labels_that_all_say_the_same_are_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Labelled steps: rows of files by line, generated arithmetic, and the records that come of them."""
+"""Labeled steps: rows of files by line, generated arithmetic, and the records that come of them."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_every_bad_row_is_named_by_line(tmp_path: Path) -> None:
     assert "PRM800K's -1, 0, 1 as 0, 1, 1" in found[4]
 
 
-def test_generated_steps_go_on_from_what_was_said_and_are_labelled_rightly() -> None:
+def test_generated_steps_go_on_from_what_was_said_and_are_labeled_rightly() -> None:
     levels = [{"digits": 2, "terms": 4, "operations": ["+", "-"]}]
     source = {"type": "arithmetic", "wrong": 0.4, "rows": 3000, "held_out": 50, "levels": levels}
     data = read_chat(ChatSettings(steps=ArithmeticSettings.model_validate(source)))

@@ -85,6 +85,6 @@ def sum_steps(numbers: Sequence[int], operations: Sequence[str], wrong: float, r
 
 
 def stepwise(prompt: str, steps: Sequence[tuple[str, bool]], source: Source) -> Stepwise:
-    """Return a row out of a prompt's text and its labelled steps."""
+    """Return a row out of a prompt's text and its labeled steps."""
     texts, labels = zip(*steps)
     return Stepwise((user(prompt),), texts, tuple(map(float, labels)), source)

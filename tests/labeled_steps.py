@@ -1,4 +1,4 @@
-"""Generated answers in labelled steps, a domain of nothing else, and the job of a process reward model on them."""
+"""Generated answers in labeled steps, a domain of nothing else, and the job of a process reward model on them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def generated_steps(count: int, seed: int) -> list[StepLabels]:
 class StepsSettings(Settings):
     """A domain of generated steps."""
 
-    type: Literal["labelled_steps"] = "labelled_steps"
+    type: Literal["labeled_steps"] = "labeled_steps"
     produces: ClassVar[tuple[str, ...]] = ("StepLabels",)
     constrained: ClassVar[bool] = False
 
@@ -51,11 +51,11 @@ class StepsDomain(RenderedDomain):
 
 
 def registry() -> Registry:
-    """Return what is installed, and the domain ``labelled_steps``."""
-    return registry_with({("domain", "labelled_steps"): Component(StepsSettings, StepsDomain)})
+    """Return what is installed, and the domain ``labeled_steps``."""
+    return registry_with({("domain", "labeled_steps"): Component(StepsSettings, StepsDomain)})
 
 
 def process_job(folder: Path, domain: dict | None = None, train: dict | None = None, **algorithm: Any) -> Job:
     """Return the job of a stage that trains a process reward model of two narrow layers."""
     algorithm = {"type": "process_reward_model", **algorithm}
-    return stage_job(folder, "prm", registry(), {"type": "labelled_steps", **(domain or {})}, train, algorithm)
+    return stage_job(folder, "prm", registry(), {"type": "labeled_steps", **(domain or {})}, train, algorithm)
