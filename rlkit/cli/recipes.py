@@ -122,9 +122,11 @@ def _check_cases(loaded: LoadedRecipe) -> None:
         RecipeError: every case with another score than it should have.
     """
     from rlkit.errors import RecipeError
+    from rlkit.models.load import quiet
     from rlkit.reward_lab.cases import check_cases
     from rlkit.run_directory import RunDirectory
 
+    quiet()
     report = check_cases(loaded.recipe, RunDirectory(Path("runs") / loaded.recipe.name))
     for part in report.skipped:
         typer.echo(f"cases: skipped {part.name}: {part.reason}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rlkit.config.rewards import RewardCase
 from rlkit.job import Job
 from rlkit.plugins import load_plugins
 from rlkit.policy.rewarder import WeightedReward
@@ -67,8 +68,7 @@ def _unscorable(part: WeightedReward, job: Job) -> str:
 def _wrong(part: WeightedReward) -> list[tuple[int, str]]:
     """Score the cases of a part; returns those with another score than they should have, by their index."""
     cases = part.settings.cases
-    samples = [Sample(case.prompt, case.completion, case.answer, case.truncated, case.context) for case in cases]
-    outcomes = ask(part, samples)
+    outcomes = ask(part, [_sample(part, case) for case in cases])
     return [
         (
             index,
@@ -78,6 +78,13 @@ def _wrong(part: WeightedReward) -> list[tuple[int, str]]:
         for index, (case, outcome) in enumerate(zip(cases, outcomes))
         if case.wrong(outcome.score)
     ]
+
+
+def _sample(part: WeightedReward, case: RewardCase) -> Sample:
+    """Return what a part reads of a case; a learned one reads the prompt in its chat template, as in a run."""
+    render = getattr(part.score, "render", None)
+    prompt = render([{"role": "user", "content": case.prompt}]) if render and case.prompt else case.prompt
+    return Sample(prompt, case.completion, case.answer, case.truncated, case.context)
 
 
 def _said(outcome: Outcome) -> str:

@@ -31,8 +31,8 @@ class Part(NamedTuple):
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Read a JSONL file of ``{"prompt", "completion"}`` or ``{"prompt", "chosen", "rejected"}``.
 
-    ``prompt`` is text or a list of messages; ``answer``, for rewards that compare with one, is text. Further fields
-    stay, blank lines are left out.
+    ``prompt`` is text or a list of messages; ``answer``, for rewards that compare with one, is text; ``truncated`` says
+    whether the completion was cut off. Further fields stay, blank lines are left out.
 
     Raises:
         DataError: every problem, by file and line.
@@ -66,6 +66,8 @@ def _problems(row: Any) -> Iterator[str]:
     prompt = row.get("prompt")
     if not (isinstance(prompt, str) and prompt) and not _is_conversation(prompt):
         yield f"prompt: expected text or a list of messages, got {_short(prompt)}; every row needs one"
+    if not isinstance(row.get("truncated", False), bool):
+        yield f"truncated: expected true or false, got {_short(row['truncated'])}; say whether it was cut off"
     sides = ["completion"] if "completion" in row else ["chosen", "rejected"]
     if not any(side in row for side in SIDES):
         yield "neither completion nor chosen and rejected; add what is to be scored"
@@ -106,10 +108,8 @@ def parts(rows: Sequence[dict[str, Any]], render: Callable[[list[dict[str, str]]
         elif not isinstance(prompt, str):
             prompt = "\n\n".join(turn["content"] for turn in prompt)
         sides = ["completion"] if "completion" in row else ["chosen", "rejected"]
-        found += [
-            Part(index, SIDES[side], Sample(str(prompt), row[side], row.get("answer", ""), context=row))
-            for side in sides
-        ]
+        rest = (row.get("answer", ""), row.get("truncated", False), row)
+        found += [Part(index, SIDES[side], Sample(str(prompt), row[side], *rest)) for side in sides]
     return found
 
 

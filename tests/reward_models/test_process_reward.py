@@ -31,8 +31,11 @@ from rlkit.policy.group_batch import GroupBatch
 from rlkit.policy.rewarder import Rewarder, WeightedReward
 from rlkit.policy.rollouts import Rollouts
 from rlkit.policy.text_rewards import Sample
+from rlkit.recipe import recipe_from_tree
 from rlkit.records import Prompt, Source
+from rlkit.reward_lab.cases import check_cases
 from rlkit.reward_models.process import aggregated, process_reward, step_shares
+from rlkit.run_directory import RunDirectory
 
 PROMPT = "<|user|>add<|assistant|>"
 
@@ -354,7 +357,8 @@ def test_settings_that_do_not_fit_together_are_refused() -> None:
 
 
 def test_rows_of_a_file_gain_the_scores_of_their_steps(folder: str, tmp_path: Path, monkeypatch, capsys) -> None:
-    rows = [{"prompt": "add", "completion": "1+1=2\n2+2=5"}, {"prompt": "add", "completion": "3"}]
+    rows: list[Any] = [{"prompt": "add", "completion": "1+1=2\n2+2=5"}, {"prompt": "add", "completion": "3"}]
+    rows += [{"prompt": "add", "completion": "1+1=2\n2+2", "truncated": True}]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.chdir(tmp_path)
     command = ["rlkit", "rewards", "score", "process", "--data", "rows.jsonl", "--out", "out.jsonl"]
@@ -368,3 +372,17 @@ def test_rows_of_a_file_gain_the_scores_of_their_steps(folder: str, tmp_path: Pa
     assert list(found[0]["parts"].values()) == pytest.approx(expected, abs=1e-5)
     assert found[0]["score"] == pytest.approx(min(expected), abs=1e-5)
     assert found[1]["score"] == found[1]["parts"]["step_1"]
+    assert list(found[2]["parts"]) == ["step_1"]
+    assert found[2]["score"] == 0.0  # its last step was cut off, which counts as wrong
+
+
+def test_a_golden_case_is_read_in_the_chat_template_as_a_run_reads_it(folder: str, tmp_path: Path) -> None:
+    said = right_after(folder, PROMPT + "1+1=2")
+    assert abs(said - right_after(folder, "add1+1=2")) > 0.01
+    part = {"type": "process", "path": folder, "cases": [{"prompt": "add", "completion": "1+1=2", "score": said}]}
+    prompts = {"type": "arithmetic", "rows": 8, "held_out": 4}
+    grpo = {"type": "grpo", "rollout": {"type": "sample"}, "group_size": 2, "rewards": [part]}
+    domain = {"type": "chat", "prompts": prompts}
+    tree = {"name": "cases", "domain": domain, "stages": {"grpo": {"algorithm": grpo}}}
+    report = check_cases(recipe_from_tree(tree).recipe, RunDirectory(tmp_path / "run"))
+    assert (report.checked, report.problems, report.skipped) == (1, [], [])
