@@ -93,9 +93,14 @@ def _problems(settings: PythonSettings) -> Iterator[str]:
     try:
         tree = ast.parse(settings.path.read_text(encoding="utf-8"))
     except OSError as error:
-        yield f"file {settings.file!r} cannot be read: {(error.strerror or str(error)).lower()}; name a Python file"
+        where = "" if settings.path.is_absolute() else f" (looked for in {Path.cwd()}, where rlkit runs)"
+        problem = (error.strerror or str(error)).lower()
+        yield f"file {settings.file!r} cannot be read: {problem}{where}; name a Python file"
         return
-    except (SyntaxError, ValueError) as error:
+    except SyntaxError as error:
+        yield f"{settings.file}:{error.lineno or 1}: this is not Python: {error.msg}; mend it"
+        return
+    except ValueError as error:
         yield f"file {settings.file!r} is not Python: {error}; mend it"
         return
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
@@ -152,8 +157,12 @@ class HttpSettings(RewardSettings):
     """Requests at the same time."""
     request_seconds: float = Field(30.0, gt=0)
     """How long one request may take."""
-    retries: int = Field(3, ge=0, le=20)
-    """How often a request is sent again after a time-out, a lost connection, or status 408, 425, 429 or 5xx."""
+    retries: int = Field(6, ge=0, le=20)
+    """How often a request is sent again after a time-out, a lost connection, or status 408, 425, 429 or 5xx.
+
+    With the waits that there are by default a server may be gone for half a minute; 8 retries are two minutes. After a
+    batch that had them all in vain the others are sent once, until one is answered.
+    """
     backoff_seconds: float = Field(0.5, ge=0)
     """The wait before the first retry; it doubles each time, up to a minute."""
     auth_env: str | None = Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")

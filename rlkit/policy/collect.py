@@ -120,7 +120,7 @@ class Collector:
         if not rollouts.present.any():
             raise TrainingError(
                 f"reward: none of {spent.completions} completions could be scored, the first because of "
-                f"{spent.error}; see quarantine.jsonl in the run"
+                f"{spent.error}; mend the reward (see quarantine.jsonl in the run), or start its server, and run again"
             )
         notes |= {"zero_signal": without / rolled, **spent.notes()}
         return Collected(rollouts, keep, cursor, without / rolled, seconds, notes)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from rlkit.chat.verifiers.http_reward import HttpReward
+from rlkit.chat.verifiers.http_reward import HttpReward, _waits
 from rlkit.config.verifiers import HttpSettings
 from rlkit.errors import DataError, RecipeError, TrainingError
 from rlkit.policy.text_rewards import Sample
@@ -120,6 +120,32 @@ def test_after_the_last_retry_the_batch_has_no_scores_and_the_others_keep_theirs
     assert outcomes[0].error == "status 503: busy"
     assert sum(samples[0]["prompt"] == "p0" for samples in server.asked) == 3
     assert "2 samples have no score" in caplog.text
+
+
+def test_after_a_batch_that_waited_in_vain_the_next_is_sent_once_until_one_is_answered(server: Server) -> None:
+    asks = reward(server, retries=2)
+    server.reply = lambda samples: (503, b"gone")
+    assert [len(asks.judge(SAMPLES[:1])), len(server.asked)] == [1, 3]
+    assert [len(asks.judge(SAMPLES[:1])), len(server.asked)] == [1, 4]
+    server.reply = lengths
+    assert asks.score(SAMPLES[:1]) == [0.0]
+    server.reply = lambda samples: lengths(samples) if len(server.asked) > 6 else (503, b"gone")
+    assert asks.score(SAMPLES[:1]) == [0.0]
+
+
+def test_a_server_that_is_restarted_within_half_a_minute_costs_no_sample_by_default() -> None:
+    waits = [wait for last, wait in _waits(HttpSettings(url="http://127.0.0.1:9/")) if not last]
+    assert sum(waits) >= 30
+
+
+def test_long_waits_are_announced(
+    server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlkit.chat.verifiers.http_reward.SAID_WAIT_SECONDS", 0.0)
+    server.reply = lambda samples: lengths(samples) if len(server.asked) > 1 else (503, b"busy")
+    with caplog.at_level(logging.WARNING):
+        assert reward(server).score(SAMPLES[:1]) == [0.0]
+    assert "status 503: busy; asked again in" in caplog.text
 
 
 def test_the_server_may_ask_for_a_pause(server: Server) -> None:

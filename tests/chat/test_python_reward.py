@@ -94,6 +94,7 @@ GOOD = "def reward(completion):\n    return 1\n"
         (GOOD, {"per": "batch"}, "wants 'completion', which is not given; did you mean 'completions'"),
         (GOOD, {"arguments": {"word": "x"}}, "does not take the argument 'word'"),
         (GOOD, {"per": "row"}, "per"),
+        ("def reward(completion:\n    return 1\n", {}, r"mine.py:1: this is not Python: "),
     ],
 )
 def test_a_function_that_cannot_be_called_is_refused(
@@ -119,7 +120,8 @@ def test_a_recipe_that_names_a_missing_file_is_refused_at_its_place(tmp_path: Pa
     (problem,) = error.value.problems
     assert problem.startswith(f"{path}:9:")
     assert "stages.grpo.algorithm.rewards.0" in problem
-    assert "file 'nowhere.py' cannot be read: no such file or directory; name a Python file" in problem
+    where = f"(looked for in {Path.cwd()}, where rlkit runs)"
+    assert f"file 'nowhere.py' cannot be read: no such file or directory {where}; name a Python file" in problem
 
 
 @pytest.mark.parametrize("value", ["'5'", "None", "float('nan')", "float('inf')", "[1]", "10 ** 400", "10 ** 9999"])

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 AGAIN = (408, 425, 429)
 """Besides 5xx: the statuses of a request that may succeed later."""
 MAX_WAIT_SECONDS = 60.0
+SAID_WAIT_SECONDS = 4.0
+"""The shortest wait that is announced."""
 MAX_BYTES = 64 * 2**20
 """Of a reply."""
 MOST = 1e38
@@ -63,6 +65,8 @@ class HttpReward(TextReward):
         super().__init__(lambda samples: [outcome.score for outcome in self.judge(samples)], domain)
         self.settings = settings
         self.opener = urllib.request.build_opener(_NoRedirect)
+        self.patient = True
+        """Whether requests are sent again; not after one that was, in vain, until another is answered."""
         _secret(settings)
 
     def judge(self, samples: Sequence[Sample]) -> list[Outcome]:
@@ -82,13 +86,18 @@ class HttpReward(TextReward):
         for last, wait in _waits(self.settings):
             try:
                 reply = _within(self.settings.request_seconds, lambda: self._ask(body))
+                self.patient = True
                 return _outcomes(reply, len(samples), time.monotonic() - started)
             except _Failed as failed:
-                if last:
+                if last or not self.patient:
+                    self.patient = False
                     logger.warning("reward http: %s: %s; %d samples have no score", self.url, failed, len(samples))
                     took = 1000 * (time.monotonic() - started) / len(samples)
                     return [Outcome(math.nan, str(failed), took)] * len(samples)
-                time.sleep(min(max(wait, failed.wait), MAX_WAIT_SECONDS))
+                wait = min(max(wait, failed.wait), MAX_WAIT_SECONDS)
+                if wait >= SAID_WAIT_SECONDS:
+                    logger.warning("reward http: %s: %s; asked again in %g seconds", self.url, failed, wait)
+                time.sleep(wait)
         raise AssertionError("there is a last try")
 
     @property
