@@ -129,6 +129,13 @@ def test_rules_on_form_are_shown_and_stop_nothing(tmp_path: Path) -> None:
     assert (line.mark, line.found) == ("ok", "0 on average of 40 reference answers, 0 to 0")
 
 
+def test_a_gate_that_lets_no_reference_answer_through_is_noted(tmp_path: Path) -> None:
+    rewards = [{"type": "math"}, {"type": "format", "tags": ["answer"], "gate": True}]
+    line = lines(chat_tree(rewards), tmp_path)["reward 1 format"]
+    assert line.mark == "note"
+    assert "0 for all of 40 reference answers; a gate, so that answers of this kind earn nothing" in line.found
+
+
 def test_a_reward_that_wants_its_answers_marked_still_fits(tmp_path: Path) -> None:
     assert lines(chat_tree([{"type": "math", "marked_only": True}]), tmp_path)["reward math"].mark == "ok"
 

@@ -25,6 +25,12 @@ MOST = 0.9
 FORMS = ("\\boxed{{{}}}", "#### {}", "<answer>{}</answer>")
 """How else a right answer may have to be said, where it earns nothing as it stands."""
 
+SHUT = (
+    "a gate, so that answers of this kind earn nothing; ask for what it wants in domain.system, "
+    "or show it in demonstrations"
+)
+"""Said of a gate through which no reference answer comes."""
+
 
 def reward_lines(job: Job) -> Iterator[Line]:
     """Yield how each reward of a stage does on reference answers, or why it cannot be tried."""
@@ -45,7 +51,8 @@ def reward_lines(job: Job) -> Iterator[Line]:
                 yield _tried(subject, part, prompts)
                 yield from _isolation(part)
         except RlkitError as error:
-            yield Line("failed", subject, "; ".join(error.problems))
+            said = [problem.removeprefix(f"reward {settings.type}: ") for problem in error.problems]
+            yield Line("failed", subject, "; ".join(said))
 
 
 def _where_from(job: Job, settings: Any) -> str:
@@ -78,6 +85,8 @@ def _tried(subject: str, part: WeightedReward, prompts: Sequence[Prompt]) -> Lin
         outcomes += _judged(part, prompts[start : start + CHUNK], verifies)
         if time.monotonic() - started > SECONDS:
             break
+    if part.settings.gate and all(outcome.score == 0 for outcome in outcomes) and not verifies:
+        return Line("note", subject, f"0 for all of {count(len(outcomes), 'reference answers')}; {SHUT}")
     return _verdict(subject, outcomes, prompts, verifies)
 
 

@@ -106,7 +106,7 @@ def try_rewards(recipe: Recipe, run: RunDirectory, count: int, stage: str | None
             zero, more = _of_rollouts(parts, rollouts, loaded, job)
             judged += more
     trial = Trial(name, judged, skipped, zero, job.settings.algorithm.group_size, origin or "no trained model yet")
-    trial.warnings += _warnings(trial)
+    trial.warnings += [*_warnings(trial), *_shut_gates(parts, trial)]
     return trial
 
 
@@ -216,6 +216,21 @@ def _outcome(part: WeightedReward, rollouts: Rollouts, place: int, spot: tuple[i
     if outcomes:
         return outcomes[place]
     return Outcome(float(rollouts.parts[part.name][spot])) if rollouts.present[spot] else None
+
+
+def _shut_gates(parts: Sequence[WeightedReward], trial: Trial) -> list[str]:
+    """Say which gates are 0 for all that the model says, or, without samples, for all reference answers."""
+    kinds = {row.kind for row in trial.judged}
+    kind = "sample" if "sample" in kinds else "reference"
+    found = []
+    for name in [part.name for part in parts if part.settings.gate]:
+        scores = [row.outcomes[name].score for row in trial.judged if row.kind == kind and name in row.outcomes]
+        if scores and all(score == 0 for score in scores):
+            found.append(
+                f"{name}: this gate is 0 for all of {len(scores)} {kind} answers, so that they earn nothing; ask for "
+                "what it wants in domain.system, show it in demonstrations, or take gate out"
+            )
+    return found
 
 
 def _warnings(trial: Trial) -> list[str]:
