@@ -24,6 +24,7 @@ from rlkit.records import Prompt, Source
 from rlkit.reward_lab import trial as trial_module
 from rlkit.reward_lab.cases import check_cases
 from rlkit.reward_lab.hostile import hostile_answers
+from rlkit.reward_lab.tables import _shown
 from rlkit.reward_lab.trial import Trial, try_rewards
 from rlkit.run_directory import RunDirectory
 
@@ -72,6 +73,34 @@ def test_a_reward_that_checks_the_answer_is_not(tmp_path: Path) -> None:
     by_kind = {row.kind: row.total for row in trial.judged}
     assert by_kind["reference"] == 1.0
     assert by_kind["gold among others"] == by_kind["answer of another prompt"] == by_kind["empty"] == 0.0
+
+
+def test_a_gate_that_nothing_passes_is_warned_of(tmp_path: Path) -> None:
+    trial = tried(tmp_path, {"type": "math"}, {"type": "format", "tags": ["answer"], "gate": True})
+    (warning,) = trial.warnings
+    assert warning.startswith("format: this gate is 0 for all of 6 reference answers, so that they earn nothing")
+
+
+def test_no_score_is_shown_as_minus_zero() -> None:
+    assert [_shown(-0.0), _shown(-0.0004), _shown(-0.25)] == ["0.000", "0.000", "-0.250"]
+
+
+def test_a_reward_that_does_not_start_is_named_with_its_place_beside_the_wrong_cases(tmp_path: Path) -> None:
+    cases = [{"completion": "8", "answer": "7", "score": 1}]
+    broken = python(tmp_path, "import no_such_module\ndef reward(completion):\n    return 1.0\n", cases=cases)
+    report = check_cases(
+        recipe_from_tree(tree(tmp_path, broken, {"type": "math", "cases": cases})).recipe,
+        RunDirectory(tmp_path / "run"),
+    )
+    assert [problem.keys[4:] for problem in report.problems] == [(0,), (1, "cases", 0)]
+    assert report.problems[0].message.count("reward python: ") == 1
+    assert "mine.py:1: ModuleNotFoundError" in report.problems[0].message
+
+
+def test_a_recipe_without_golden_cases_is_told_so(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(dump(tree(tmp_path, {"type": "math"})))
+    assert "cases: the recipe has none" in command("validate", path, "--cases").output
 
 
 def test_a_reward_that_fails_says_on_which_rows_and_why(tmp_path: Path) -> None:

@@ -132,7 +132,10 @@ def _check_cases(loaded: LoadedRecipe) -> None:
         typer.echo(f"cases: skipped {part.name}: {part.reason}")
     if report.problems:
         raise RecipeError(*(loaded.written.line(problem) for problem in report.problems))
-    typer.echo(f"cases: {report.checked} scored as they should")
+    if report.checked:
+        typer.echo(f"cases: {report.checked} scored as they should")
+    elif not report.skipped:
+        typer.echo("cases: the recipe has none; they stand beside a reward (rewards[].cases)")
 
 
 def schema() -> None:

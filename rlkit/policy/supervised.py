@@ -95,7 +95,7 @@ class Worker:
             reply, why = self._ask(self.hello, START_SECONDS)
             if reply is None or "error" in reply:
                 self.close()
-                why = why or (reply or {})["error"]
+                why = (why or (reply or {})["error"]).removeprefix(f"reward {self.name}: ")
                 raise TrainingError(f"reward {self.name}: its worker does not start: {why}{_last_lines(said)}")
 
     def _spawn(self, said: IO[bytes]) -> None:

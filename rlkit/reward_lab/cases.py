@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from rlkit.config.rewards import RewardCase
+from rlkit.errors import RlkitError
 from rlkit.job import Job
 from rlkit.plugins import load_plugins
 from rlkit.policy.rewarder import WeightedReward
@@ -43,17 +45,26 @@ def check_cases(recipe: Recipe, run: RunDirectory) -> CaseReport:
         for place, settings in enumerate(rewards):
             if not settings.cases:
                 continue
-            with loaded_parts(job, [settings]) as (parts, missing):
-                skipped += missing
-                for part in parts:
-                    if reason := _unscorable(part, job):
-                        skipped.append(Skipped(part.name, reason))
-                        continue
-                    wrong = _wrong(part)
-                    checked += len(settings.cases)
-                    keys = ("stages", stage, "algorithm", "rewards", place, "cases")
-                    problems += [Problem((*keys, index), message) for index, message in wrong]
+            keys = ("stages", stage, "algorithm", "rewards", place)
+            try:
+                found, missing = _of_one(job, settings)
+            except RlkitError as error:
+                problems += [Problem(keys, problem) for problem in error.problems]
+                continue
+            skipped += missing
+            checked += 0 if missing else len(settings.cases)
+            problems += [Problem((*keys, "cases", index), message) for index, message in found]
     return CaseReport(checked, problems, skipped)
+
+
+def _of_one(job: Job, settings: Any) -> tuple[list[tuple[int, str]], list[Skipped]]:
+    """Score the cases of one reward; returns those that are wrong, and why they could not be scored."""
+    with loaded_parts(job, [settings]) as (parts, missing):
+        if missing:
+            return [], missing
+        (part,) = parts
+        reason = _unscorable(part, job)
+        return ([], [Skipped(part.name, reason)]) if reason else (_wrong(part), [])
 
 
 def _unscorable(part: WeightedReward, job: Job) -> str:

@@ -38,7 +38,11 @@ def _numbers(scores: Sequence[float]) -> list[str]:
         return [str(len(scores)), "", "", "", "", str(len(scores))]
     shown = (np.mean(known), min(known), np.median(known), max(known))
     lost = len(scores) - len(known)
-    return [str(len(scores)), *(f"{value:.3f}" for value in shown), str(lost) if lost else ""]
+    return [str(len(scores)), *(_shown(float(value)) for value in shown), str(lost) if lost else ""]
+
+
+def _shown(value: float) -> str:
+    return f"{round(value, 3) + 0.0:.3f}"  # + 0.0: no -0.000
 
 
 def examples(trial: Trial, count: int) -> Table:
@@ -50,7 +54,7 @@ def examples(trial: Trial, count: int) -> Table:
         rows = [row for row in trial.judged if row.kind == kind and not math.isnan(row.total)]
         for row in sorted(rows, key=_total, reverse=True)[: count if kind == "sample" else 1]:
             text = row.completion if len(row.completion) <= 80 else f"{row.completion[:77]}..."
-            table.add_row(kind, f"{row.total:.3f}", str(row.prompt.source), repr(text))
+            table.add_row(kind, _shown(row.total), str(row.prompt.source), repr(text))
     return table
 
 
