@@ -147,7 +147,7 @@ class TextReward:
         started = time.perf_counter()
         found = self.score(samples)
         totals, parts = found if isinstance(found, Scores) else (found, {})
-        scores = [float(score) for score in totals]
+        scores = [float(score) + 0.0 for score in totals]  # + 0.0: no -0.0
         if len(scores) != len(samples):
             raise TrainingError(
                 f"reward: {len(scores)} scores for {len(samples)} completions; look at the reward's code"
@@ -174,7 +174,8 @@ class TextReward:
 
 def reason(error: BaseException) -> str:
     """Return an error as a line that says why a sample has no score, and where in the reward's code it arose."""
-    text = " ".join(f"{type(error).__name__}: {_said(error)}"[: MAX_REASON + 1].split()).removesuffix(":")
+    said = str(error) if isinstance(error, RlkitError) else f"{type(error).__name__}: {_said(error)}"
+    text = " ".join(said[: MAX_REASON + 1].split()).removesuffix(":")
     text = text if len(text) <= MAX_REASON else f"{text[: MAX_REASON - 3]}..."
     text = text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair cannot be written
     return f"{text}{_place(error)}"
