@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 
@@ -32,6 +33,7 @@ class StageProgress:
         self.first = self.step = done
         self.started = self.printed = time.monotonic()
         self.latest: dict[str, float] = {}
+        self.said = ""
         self.bar: Progress | None = None
         if sys.stderr.isatty():
             self.bar = Progress(
@@ -56,6 +58,7 @@ class StageProgress:
     def show(self, step: int, metrics: dict[str, float]) -> None:
         """Show the latest metrics, the newest value of each."""
         self.latest |= {name: metrics[name] for name in SHOWN if isinstance(metrics.get(name), int | float)}
+        self.latest = {name: value for name, value in self.latest.items() if not math.isnan(value)}  # none was measured
         self.step = step
         if self.bar:
             self.bar.update(self.task, completed=step, metrics=self._metrics())
@@ -64,7 +67,7 @@ class StageProgress:
             self._print()
 
     def close(self) -> None:
-        """End the display; off a terminal with the last line."""
+        """End the display; off a terminal with the last line, unless it stands there."""
         if self.bar:
             self.bar.stop()
             self.bar = None
@@ -72,17 +75,15 @@ class StageProgress:
             self._print()
 
     def _print(self) -> None:
-        left = f", {self._left()} left" if self.step < self.total else ""
-        print(
-            f"{self.stage}: {self.unit} {self.step}/{self.total}{left}  {self._metrics()}".rstrip(),
-            file=sys.stderr,
-            flush=True,
-        )
+        left = f", {self._left()} left" if self.first < self.step < self.total else ""  # unknown before the first
+        line = f"{self.stage}: {self.unit} {self.step}/{self.total}{left}  {self._metrics()}".rstrip()
+        if line != self.said:
+            print(line, file=sys.stderr, flush=True)
+        self.said = line
 
     def _metrics(self) -> str:
         return "  ".join(f"{LABELS.get(name, name)} {value:.4g}" for name, value in self.latest.items())
 
     def _left(self) -> str:
-        done = self.step - self.first
-        seconds = (time.monotonic() - self.started) / done * (self.total - self.step) if done else 0.0
+        seconds = (time.monotonic() - self.started) / (self.step - self.first) * (self.total - self.step)
         return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
