@@ -1,5 +1,6 @@
 """Make ``tests/toys.py`` importable, keep the tests off the network and to built-in components; the command line."""
 
+import gc
 import os
 import signal
 import sys
@@ -12,6 +13,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RLKIT_PLUGINS", "")  # without the plugins that happen to be installed here
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector, which every training calls, from looking at all that has been imported each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
