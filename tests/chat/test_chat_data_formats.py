@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -284,6 +285,15 @@ def test_every_real_file_is_listed() -> None:
     for folder in ("preference_chat", "sft_chat"):
         names = {path.name for path in data_folder(folder).iterdir() if path.name != "README.md"}
         assert names == {name for where, name, *_ in REAL if where == folder}
+
+
+def test_a_long_list_is_read_in_time_that_grows_with_it(tmp_path: Path) -> None:
+    rows = [{"instruction": f"{number} " + "a" * 200, "output": "b"} for number in range(5_000)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    started = time.perf_counter()
+    found, _ = read_rows(ChatFilesSettings(path=str(tmp_path / "rows.json")), "demonstrations")
+    assert len(found["train"]) == 5_000
+    assert time.perf_counter() - started < 4, "15 s where every entry looks through the whole text"
 
 
 def test_feedback_keeps_its_labels_and_pairs_their_prompts() -> None:

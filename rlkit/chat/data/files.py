@@ -185,12 +185,13 @@ def _json_list(text: str, max_rows: int | None) -> Values:
         if text[at : at + 1] == "]":
             break
         try:
-            value, at = decoder.raw_decode(text, at)
-            _unicode(value, text)
+            value, end = decoder.raw_decode(text, at)
+            _unicode(value, text[at:end])
         except (ValueError, RecursionError) as error:
             values.bad.append((line, f"not valid JSON: {str(error).lower()}; what follows was not read"))
             break
         values.rows.append((line, value))
+        at = end
     return values
 
 
