@@ -161,11 +161,11 @@ def test_micro_batches_change_no_weight(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("baseline", list(VARIANTS))
-@pytest.mark.parametrize(("learning_rate", "learns"), [(1e-2, True), (1e-12, False)])
+@pytest.mark.parametrize(("learning_rate", "steps", "learns"), [(1e-2, 40, True), (1e-12, 10, False)])
 def test_reinforce_pp_learns_under_the_recommendation_constraint(
-    baseline: str, learning_rate: float, learns: bool, tmp_path: Path
+    baseline: str, learning_rate: float, steps: int, learns: bool, tmp_path: Path
 ) -> None:
-    train = {"learning_rate": learning_rate, "max_steps": 40, "batch_size": 16, "log_every_steps": 1}
+    train = {"learning_rate": learning_rate, "max_steps": steps, "batch_size": 16, "log_every_steps": 1}
     built = trainer(tmp_path, train, updates_epochs=1, **VARIANTS[baseline])
     built.train()
     rewards = [row["reward"] for row in built.state.log_history if "reward" in row]

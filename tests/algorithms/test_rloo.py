@@ -126,9 +126,11 @@ def test_without_a_reference_there_is_no_penalty(tmp_path: Path) -> None:
     assert torch.allclose(part.numbers["advantages"], rewards - others, atol=1e-6)
 
 
-@pytest.mark.parametrize(("learning_rate", "learns"), [(1e-2, True), (1e-12, False)])
-def test_rloo_learns_under_the_recommendation_constraint(learning_rate: float, learns: bool, tmp_path: Path) -> None:
-    train = {"learning_rate": learning_rate, "max_steps": 40, "batch_size": 16, "log_every_steps": 1}
+@pytest.mark.parametrize(("learning_rate", "steps", "learns"), [(1e-2, 40, True), (1e-12, 10, False)])
+def test_rloo_learns_under_the_recommendation_constraint(
+    learning_rate: float, steps: int, learns: bool, tmp_path: Path
+) -> None:
+    train = {"learning_rate": learning_rate, "max_steps": steps, "batch_size": 16, "log_every_steps": 1}
     built = trainer(tmp_path, train, updates_epochs=1, kl_coef=0.01)
     built.train()
     rewards = [row["reward"] for row in built.state.log_history if "reward" in row]
