@@ -77,8 +77,22 @@ def test_a_reward_that_checks_the_answer_is_not(tmp_path: Path) -> None:
 
 def test_a_gate_that_nothing_passes_is_warned_of(tmp_path: Path) -> None:
     trial = tried(tmp_path, {"type": "math"}, {"type": "format", "tags": ["answer"], "gate": True})
-    (warning,) = trial.warnings
+    constant, warning = trial.warnings
+    assert "hostile ones as well as references; the reward tells nothing apart" in constant
     assert warning.startswith("format: this gate is 0 for all of 6 reference answers, so that they earn nothing")
+
+
+def test_a_reward_that_pays_everything_alike_is_warned_of(tmp_path: Path) -> None:
+    (warning,) = tried(tmp_path, python(tmp_path, "def reward(completion):\n    return 1\n")).warnings
+    assert "completions earn 1, hostile ones as well as references" in warning
+
+
+def test_a_run_that_is_named_and_not_there_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(dump(tree(tmp_path, {"type": "math"})))
+    done = command("rewards", "try", path, "--run", tmp_path / "nothing")
+    assert done.exit_code == 2
+    assert "does not exist" in done.output
 
 
 def test_no_score_is_shown_as_minus_zero() -> None:

@@ -20,7 +20,8 @@ def try_recipe(
     count: Annotated[int, typer.Option("-n", min=1, help="Prompts.")] = 64,
     stage: Annotated[str | None, typer.Option(help="Whose rewards.", show_default="the first with any")] = None,
     run: Annotated[
-        Path | None, typer.Option(help="Where its trained models lie.", show_default="runs/NAME", file_okay=False)
+        Path | None,
+        typer.Option(help="Where its trained models lie.", show_default="runs/NAME", exists=True, file_okay=False),
     ] = None,
 ) -> None:
     """Try a recipe's rewards before a run: on reference answers, on samples of the model, on hostile answers.

@@ -251,6 +251,11 @@ def _warnings(trial: Trial) -> list[str]:
             )
     known = [row for row in trial.judged if not math.isnan(row.total)]
     references = [row.total for row in known if row.kind == "reference"]
+    if references and kinds and len({round(row.total, 6) for row in known}) == 1:
+        found.append(
+            f"all {len(known)} completions earn {references[0]:g}, hostile ones as well as references; the reward "
+            "tells nothing apart: mend it"
+        )
     if references and np.mean(references) < max(row.total for row in known) / 2:
         found.append("reference answers earn less than half of the best answer; is the reward about this data?")
     if trial.zero_variance is not None and trial.zero_variance > 0.5:
