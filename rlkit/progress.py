@@ -35,6 +35,8 @@ class StageProgress:
         self.latest: dict[str, float] = {}
         self.said = ""
         self.bar: Progress | None = None
+        if 0 < done < total:
+            print(f"{stage}: goes on after {unit} {done} of {total}", file=sys.stderr, flush=True)
         if sys.stderr.isatty():
             self.bar = Progress(
                 TextColumn("[bold]{task.description}"),

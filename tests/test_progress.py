@@ -22,3 +22,9 @@ def test_a_line_is_said_once_and_neither_nan_nor_an_unknown_time_is_shown(
         "grpo: step 2/2  valid reward 0.5",
         "grpo: step 2/2",
     ]
+
+
+def test_a_stage_that_was_interrupted_says_where_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    StageProgress("grpo", 40, done=12)
+    StageProgress("sft", 40)
+    assert capsys.readouterr().err.splitlines() == ["grpo: goes on after step 12 of 40"]

@@ -49,7 +49,10 @@ class TrainSettings(Settings):
     evaluate_every_steps: int | None = Field(None, ge=1)
     """How often the valid split is looked at; none: ten times in a run."""
     save_every_steps: int | None = Field(None, ge=1)
-    """How often a checkpoint is written; none: with every evaluation."""
+    """How often a checkpoint is written; none: with every evaluation.
+
+    A policy stage that keeps its best model writes one with every evaluation, whatever is set here.
+    """
     keep_checkpoints: int = Field(2, ge=1)
     """How many checkpoints stay, the best one always among them."""
     early_stopping_patience: int | None = Field(None, ge=1)

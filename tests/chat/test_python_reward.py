@@ -174,3 +174,12 @@ def test_under_supervision_a_function_that_raises_or_hangs_costs_its_sample_only
     assert math.isnan(outcomes[2].score)
     assert outcomes[1].error.startswith("ZeroDivisionError")
     assert outcomes[2].error == "no answer within 5 seconds"
+
+
+def test_what_the_reward_says_of_a_value_has_no_class_in_front_and_zero_no_sign(tmp_path: Path) -> None:
+    code = "def reward(completion):\n    return None if completion == 'none' else -0.0\n"
+    reward = SupervisedReward(settings(tmp_path, code), None)
+    none, zero = reward.judge([Sample("p", "none", "", False, {}), Sample("p", "x", "", False, {})])
+    reward.close()
+    assert none.error.startswith("reward python: reward in ")
+    assert str(zero.score) == "0.0"
