@@ -55,7 +55,7 @@ def compare_runs(run_a: Path, run_b: Path) -> Comparison:
     Raises:
         RunError: an evaluation is missing or damaged, or the two were measured on different rows.
     """
-    if has_answers(run_a) and has_answers(run_b):
+    if has_answers(run_a) or has_answers(run_b):  # of one alone: the error names the other
         return compare_answers(read_pairs(run_a, run_b))
     return _compare_ranked(run_a, run_b)
 

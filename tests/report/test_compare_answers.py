@@ -103,6 +103,14 @@ def test_other_prompts_are_refused_by_line(tmp_path: Path, runs: tuple[Path, Pat
         compare_runs(*paths)
 
 
+def test_of_two_runs_the_one_without_an_evaluation_is_named(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    for pair in ((runs[0], tmp_path / "bare"), (tmp_path / "bare", runs[0])):
+        with pytest.raises(
+            RunError, match=r"bare/evaluate/\w+\.jsonl?: does not exist; name a run whose evaluate stage"
+        ):
+            compare_runs(*pair)
+
+
 def test_answers_that_are_not_the_reports_are_refused(runs: tuple[Path, Path]) -> None:
     file = runs[1] / "evaluate" / "answers.jsonl"
     file.write_text(file.read_text().replace('"reward/model": 1.0', '"reward/model": 2.0', 1))
