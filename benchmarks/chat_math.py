@@ -25,6 +25,7 @@ from rlkit.report.style import STYLE
 ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "recipes" / "chat_math_grpo.yaml"
 PASS = 0.9
+THREADS = 2
 ALGORITHM = "stages.grpo.algorithm"
 PPO = (
     f"{ALGORITHM}.type=ppo",
@@ -72,7 +73,7 @@ def main() -> None:
 def trained(runs: Path, name: str, seed: int, overrides: Sequence[str], sft_of: Path | None = None) -> Trained:
     """Run the recipe, or what is left of it, and read what it came to."""
     run = runs / folder(name)
-    words = ["rlkit", "run", str(RECIPE), f"seed={seed}", *overrides, "--out", str(run)]
+    words = ["rlkit", "run", str(RECIPE), f"seed={seed}", f"engine.threads={THREADS}", *overrides, "--out", str(run)]
     if sft_of is not None and not run.exists():
         shutil.copytree(sft_of, run)
         words += ["--from", "grpo"]
@@ -136,7 +137,7 @@ def drawn(done: Sequence[Trained]) -> str:
 
 def row(name: str, values: list[float]) -> dict[str, Any]:
     """Return a row of the results."""
-    return figures(name, PASS, values) | conditions(("torch", "transformers", "trl"), 1)
+    return figures(name, PASS, values) | conditions(("torch", "transformers", "trl"), THREADS)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from toys import tiny_recipe
 
 from rlkit.config.engines import DeepSpeedSettings, LocalSettings
 from rlkit.engines.deepspeed import deepspeed_config
-from rlkit.engines.local import LocalEngine, resolve_device
+from rlkit.engines.local import LocalEngine, resolve_device, threads_per_process
 from rlkit.errors import RecipeError, TrainingError
 from rlkit.recipe import recipe_from_tree
 from rlkit.run import run
@@ -196,6 +196,15 @@ def test_several_processes_do_not_meet_on_mps(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert LocalEngine(LocalSettings(processes=2)).device == "cpu"
+
+
+@pytest.mark.parametrize(("asked", "set_to", "given"), [(3, "2", 3), (None, "2", 2), (None, "4,2", 1), (None, None, 1)])
+def test_threads_are_those_asked_for_or_those_of_the_environment(asked, set_to, given, monkeypatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2})
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if set_to:
+        monkeypatch.setenv("OMP_NUM_THREADS", set_to)
+    assert threads_per_process(asked, 2) == given
 
 
 def test_a_device_that_is_not_here_is_refused() -> None:

@@ -18,7 +18,7 @@ class LocalSettings(Settings):
     processes: int = Field(1, ge=1)
     """Data-parallel processes; gloo on CPU, NCCL on GPUs."""
     threads: int | None = Field(None, ge=1)
-    """CPU threads of each process; none: the cores divided by the processes."""
+    """CPU threads of each process; none: OMP_NUM_THREADS, or else the cores divided by the processes."""
 
 
 class DeepSpeedSettings(Settings):
@@ -32,7 +32,7 @@ class DeepSpeedSettings(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: GPUs where there are any."""
     threads: int | None = Field(None, ge=1)
-    """CPU threads of each process; none: the cores divided by the processes."""
+    """CPU threads of each process; none: OMP_NUM_THREADS, or else the cores divided by the processes."""
     offload: Literal["none", "optimizer", "parameters"] = "none"
     """What lies in CPU memory; parameters (with zero 3) includes the optimizer."""
     min_shard_elements: int = Field(100_000, ge=0)

@@ -29,8 +29,9 @@ def resolve_device(wanted: str, choices: Sequence[str] = ("cuda", "mps", "cpu"))
 
 
 def threads_per_process(threads: int | None, processes: int) -> int:
-    """Return the CPU threads of each process."""
-    return threads or max(1, len(os.sched_getaffinity(0)) // processes)
+    """Return the CPU threads of each process: those asked for, those of OMP_NUM_THREADS, or a share of the cores."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return threads or (int(wanted) if wanted.isdecimal() else 0) or max(1, len(os.sched_getaffinity(0)) // processes)
 
 
 class LocalEngine:

@@ -259,7 +259,7 @@ def test_a_refill_goes_on_where_the_first_completions_had_no_score_and_counts_th
 def test_a_rollout_without_any_score_ends_the_run_and_says_where_to_look(tmp_path: Path) -> None:
     built = failing(tmp_path, 100, zero_signal="refill", max_refills=1)
     with pytest.raises(
-        TrainingError, match=r"none of \d+ .* could be scored, the first because of failing: down; see quarantine"
+        TrainingError, match=r"none of \d+ .* could be scored, the first because of failing: down; mend the reward"
     ):
         built.collector.collect(built.model.lm, 0, 0, 4)
     assert math.isnan(built.collector.validate(built.model.lm)["reward"])
