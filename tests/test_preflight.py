@@ -172,6 +172,17 @@ def test_a_recommendation_recipe_has_the_lines_that_apply(tmp_path: Path) -> Non
     assert found["stage grpo"].mark == found["disk"].mark == found["device"].mark == "ok"
 
 
+@pytest.mark.parametrize(("value", "mark"), [("Coffee", "later"), ("Nowhere", "failed")])
+def test_a_reward_for_an_attribute_is_looked_at_before_there_are_semantic_ids(
+    value: str, mark: str, tmp_path: Path
+) -> None:
+    tree = tiny_recipe()
+    tree["stages"]["grpo"]["algorithm"]["rewards"] = [{"type": "attribute_match", "value": value}]
+    found = lines(tree, tmp_path)["reward attribute_match"]
+    assert found.mark == mark
+    assert ("no item has category 'Nowhere'" in found.found) == (mark == "failed")
+
+
 def test_nothing_is_said_where_nothing_trains(tmp_path: Path) -> None:
     assert lines(tiny_recipe(), tmp_path, ["semantic_ids", "evaluate"]) == {}
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -74,10 +75,13 @@ def attribute_match(settings: AttributeMatchSettings, domain: Any) -> Reward:
             f"rewards.attribute_match.value: no item has {settings.attribute} {settings.value!r}; "
             f"some that exist: {', '.join(known)}"
         )
-    share = torch.tensor([match[list(items)].mean() for items in domain.ids.items_of_sid])
+
+    @cache
+    def share() -> Tensor:  # of each semantic ID; there are none yet where rewards are looked at before a run
+        return torch.tensor([match[list(items)].mean() for items in domain.ids.items_of_sid])
 
     def reward(rollouts: Rollouts) -> Tensor:
         assert rollouts.leaves is not None
-        return share[domain.constraint.leaf_sequence(rollouts.leaves).clamp_min(0)] * rollouts.present
+        return share()[domain.constraint.leaf_sequence(rollouts.leaves).clamp_min(0)] * rollouts.present
 
     return reward
