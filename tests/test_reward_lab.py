@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
-from toys import language_model_folder
+from toys import language_model_folder, tiny_recipe
 from typer.testing import CliRunner
 
 from rlkit.cli.main import app
@@ -26,6 +26,7 @@ from rlkit.reward_lab.cases import check_cases
 from rlkit.reward_lab.hostile import hostile_answers
 from rlkit.reward_lab.tables import _shown
 from rlkit.reward_lab.trial import Trial, try_rewards
+from rlkit.run import run
 from rlkit.run_directory import RunDirectory
 
 LONGER_IS_BETTER = "def reward(completion):\n    return min(len(completion), 10_000) / 10_000\n"
@@ -224,6 +225,18 @@ def two_stages(folder: Path) -> dict:
         "domain": {"type": "chat", "prompts": str(folder / "rows.jsonl"), "preferences": str(folder / "pairs.jsonl")},
         "stages": {"reward_model": {"algorithm": {"type": "reward_model"}}, "grpo": stage},
     }
+
+
+def test_rewards_of_rollouts_are_tried_on_what_a_trained_model_recommends(tmp_path: Path) -> None:
+    recipe = recipe_from_tree(tiny_recipe())
+    directory = RunDirectory(tmp_path / "run")
+    with pytest.raises(RecipeError, match=r"^stages\.grpo\.algorithm\.rewards: nothing to try: they score rollouts"):
+        try_rewards(recipe.recipe, directory, 4)
+    run(recipe, tmp_path / "run", until_stage="sft")
+    trial = try_rewards(recipe.recipe, directory, 4)
+    items = json.loads((tmp_path / "run/sft/model/semantic_ids.json").read_text())["tokens"]
+    assert (len(trial.judged), {row.kind for row in trial.judged}) == (16, {"sample"})
+    assert {row.completion for row in trial.judged} <= {"".join(tokens) for tokens in items}
 
 
 def test_golden_cases_are_scored_and_a_wrong_one_is_named_with_its_place(tmp_path: Path) -> None:

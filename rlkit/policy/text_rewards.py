@@ -46,7 +46,8 @@ def decode(tokenizer: PreTrainedTokenizerBase, tokens: Tensor, mask: Tensor, tru
         truncated: (N,) True where no end token came in time.
     """
     rows = [row[kept].tolist() for row, kept in zip(tokens, mask)]
-    spoken = [row if cut else row[:-1] for row, cut in zip(rows, truncated.tolist())]
+    ended = [row[-1:] == [tokenizer.eos_token_id] and not cut for row, cut in zip(rows, truncated.tolist())]
+    spoken = [row[:-1] if end else row for row, end in zip(rows, ended)]
     texts = tokenizer.batch_decode(spoken, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     return [Answer(text, cut, len(row)) for text, cut, row in zip(texts, truncated.tolist(), rows)]
 

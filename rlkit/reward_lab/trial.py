@@ -83,7 +83,7 @@ def try_rewards(recipe: Recipe, run: RunDirectory, count: int, stage: str | None
         stage: whose rewards; none: those of the first stage that has any.
 
     Raises:
-        RecipeError: no stage learns from rewards, or none of them can be tried yet.
+        RecipeError: no stage learns from rewards, none of them can be tried yet, or there is nothing to try them on.
     """
     stages = dict(rewarded_stages(recipe))
     if not stages or (stage is not None and stage not in stages):
@@ -105,6 +105,11 @@ def try_rewards(recipe: Recipe, run: RunDirectory, count: int, stage: str | None
         if rollouts is not None:
             zero, more = _of_rollouts(parts, rollouts, loaded, job)
             judged += more
+    if not judged:
+        raise RecipeError(
+            f"stages.{name}.algorithm.rewards: nothing to try: they score rollouts, and no model is trained that makes "
+            "some; name a run whose earlier stages are finished with --run DIR"
+        )
     trial = Trial(name, judged, skipped, zero, job.settings.algorithm.group_size, origin or "no trained model yet")
     trial.warnings += [*_warnings(trial), *_shut_gates(parts, trial)]
     return trial
