@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from rlkit.errors import RunError
 from rlkit.plugins import load_plugins
+from rlkit.policy.text_rewards import TextReward
 from rlkit.preflight.line import Line
 from rlkit.preflight.listed import preflight
 from rlkit.preflight.machine import model_size
@@ -181,6 +182,14 @@ def test_a_reward_for_an_attribute_is_looked_at_before_there_are_semantic_ids(
     found = lines(tree, tmp_path)["reward attribute_match"]
     assert found.mark == mark
     assert ("no item has category 'Nowhere'" in found.found) == (mark == "failed")
+
+
+def test_a_reward_that_reads_text_waits_where_items_have_no_names_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlkit.recsys.rewards.item_match", lambda settings, domain: TextReward(len, domain))
+    found = lines(tiny_recipe(), tmp_path)["reward 0 item_match"]
+    assert (found.mark, found.found[:9]) == ("note", "not tried")
 
 
 def test_nothing_is_said_where_nothing_trains(tmp_path: Path) -> None:

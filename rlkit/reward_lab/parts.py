@@ -91,12 +91,16 @@ def reference(part: WeightedReward, prompt: Prompt) -> str:
 
 
 def bind_tokenizer(job: Job) -> bool:
-    """Bind the domain to the tokenizer of the recipe's model, none of which is loaded; False where a plugin makes it.
+    """Bind the domain to the tokenizer of the recipe's model, none of which is loaded.
+
+    Returns:
+        Whether that can be done: not where a plugin makes the model, or an earlier stage the domain's own tokens.
 
     Raises:
         ModelError: there is no tokenizer.
     """
-    if type(job.model) is not CausalLMSettings:
+    waits_for_tokens = getattr(job.domain, "semantic_ids", "none") is None
+    if type(job.model) is not CausalLMSettings or waits_for_tokens:
         return False
     job.domain.bind(tokenizer_of(job.model))
     return True
