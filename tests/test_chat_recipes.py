@@ -229,7 +229,9 @@ def test_rewards_of_the_page_are_accepted(block: str, tmp_path: Path, monkeypatc
     }
     stages = {"sft": train, **({} if recommends else {"reward_model": scorer}), "grpo": learns}
     domain = {"type": "recommendation" if recommends else "chat"}
-    recipe_from_tree({"name": "page", "domain": domain, "stages": stages})
+    recipe = recipe_from_tree({"name": "page", "domain": domain, "stages": stages}).recipe
+    found = recipe.stages["grpo"].algorithm.rewards  # type: ignore[attr-defined]
+    assert [reward.type for reward in found] == [reward["type"] for reward in rewards]
 
 
 def test_every_reward_stands_on_the_page() -> None:
